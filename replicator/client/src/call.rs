@@ -1,0 +1,206 @@
+//! One call, tried at one node after another until it succeeds, is refused, or its deadline passes.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    backoff::Backoff,
+    error::Error,
+    pool::{NodeRef, Pool, Route, connect_status},
+    verdict::{self, Verdict},
+};
+
+/// The limits of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// When the call gives up.
+    pub(crate) deadline: Instant,
+    /// How long the first attempt at a node may take. Doubles after each attempt that took too long, so that a slow
+    /// cluster isn't loaded with repeats for ever.
+    pub(crate) attempt: Duration,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A node gave the answer that there is none.
+    Refused(Error),
+    /// The deadline passed.
+    Exhausted(Exhausted),
+}
+
+/// What was tried until the deadline.
+#[derive(Debug)]
+pub(crate) struct Exhausted {
+    /// Whether any attempt may have taken effect.
+    pub(crate) unknown: bool,
+    pub(crate) attempts: u32,
+    pub(crate) waited: Duration,
+    pub(crate) endpoints: String,
+    pub(crate) cause: Box<Status>,
+}
+
+impl From<Failure> for Error {
+    /// For calls that can be repeated without harm.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Exhausted(exhausted) => exhausted.into(),
+        }
+    }
+}
+
+impl From<Exhausted> for Error {
+    fn from(exhausted: Exhausted) -> Self {
+        let Exhausted { attempts, waited, endpoints, cause, .. } = exhausted;
+        Self::Unavailable { waited, attempts, endpoints, cause }
+    }
+}
+
+/// The attempts of one call, or of one stream that is set up again and again.
+#[derive(Debug)]
+pub(crate) struct Attempts<'a> {
+    pool: &'a Pool,
+    route: Route,
+    backoff: Backoff,
+    began: Instant,
+    attempt: Duration,
+    made: u32,
+    unknown: bool,
+    cause: Option<Box<Status>>,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(pool: &'a Pool, attempt: Duration) -> Self {
+        let (route, backoff) = (Route::new(pool), Backoff::new());
+        Self { pool, route, backoff, began: Instant::now(), attempt, made: 0, unknown: false, cause: None }
+    }
+
+    /// Runs `operation` once, at the next node, until `deadline` at the latest.
+    ///
+    /// `Ok(None)` means: failed, noted, worth another attempt after [`Attempts::pause`].
+    pub(crate) async fn attempt<T, F, Fut>(
+        &mut self,
+        deadline: Instant,
+        sequence: u64,
+        operation: F,
+    ) -> Result<Option<(NodeRef, T)>, Error>
+    where
+        F: FnOnce(Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let node = self.route.next(self.pool);
+        self.made += 1;
+        let limit = deadline.min(Instant::now() + self.attempt);
+        let channel = match timeout_at(limit, self.pool.channel(node)).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                let status = connect_status(&self.pool.address(node), &error);
+                self.note(node, false, true, status);
+                return Ok(None);
+            }
+            Err(_) => {
+                let status = Status::unavailable(format!("{} does not accept connections", self.pool.address(node)));
+                self.note(node, false, true, status);
+                return Ok(None);
+            }
+        };
+        match timeout_at(limit, operation(channel)).await {
+            Ok(Ok(value)) => {
+                self.pool.answered(node);
+                Ok(Some((node, value)))
+            }
+            Ok(Err(status)) => self.judged(node, verdict::of_status(status, sequence)).map(|()| None),
+            Err(_) => {
+                self.timed_out(node);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes what a node answered. Returns the error if it is final.
+    pub(crate) fn judged(&mut self, node: NodeRef, verdict: Verdict) -> Result<(), Error> {
+        match verdict {
+            Verdict::Final(error) => {
+                // A refusal is an answer: the node serves.
+                self.pool.answered(node);
+                Err(error)
+            }
+            Verdict::Retry { unknown, primary, cause } => {
+                // Without a reason it was the connection that broke.
+                let disconnect = verdict::reason_of(&cause).is_none();
+                self.note(node, unknown, disconnect, *cause);
+                if let Some(address) = primary {
+                    self.route.hint(self.pool, node, &address);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that a node took too long.
+    pub(crate) fn timed_out(&mut self, node: NodeRef) {
+        self.attempt *= 2;
+        let status = Status::deadline_exceeded(format!("{} did not answer in time", self.pool.address(node)));
+        self.note(node, true, true, status);
+    }
+
+    fn note(&mut self, node: NodeRef, unknown: bool, disconnect: bool, cause: Status) {
+        tracing::debug!(node = %self.pool.address(node), code = ?cause.code(), cause = cause.message(), "attempt failed");
+        self.pool.failed(node, disconnect);
+        self.unknown |= unknown;
+        self.cause = Some(Box::new(cause));
+    }
+
+    /// Waits before the next attempt. False: `deadline` has passed.
+    pub(crate) async fn pause(&mut self, deadline: Instant) -> bool {
+        let wake = Instant::now() + self.backoff.pause();
+        sleep_until(wake.min(deadline)).await;
+        Instant::now() < deadline
+    }
+
+    /// Something succeeded: pauses and counts start over.
+    pub(crate) fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.began = Instant::now();
+        self.made = 0;
+    }
+
+    /// How long an attempt may take now.
+    pub(crate) fn attempt_limit(&self) -> Duration {
+        self.attempt
+    }
+
+    /// What was tried so far.
+    pub(crate) fn exhausted(&self) -> Exhausted {
+        let cause = self.cause.clone().unwrap_or_else(|| Box::new(Status::deadline_exceeded("no time was left")));
+        Exhausted {
+            unknown: self.unknown,
+            attempts: self.made,
+            waited: self.began.elapsed(),
+            endpoints: self.pool.addresses().join(","),
+            cause,
+        }
+    }
+}
+
+/// Runs `operation` at one node after another. `sequence` is for error messages; 0: none.
+pub(crate) async fn call<T, F, Fut>(pool: &Pool, limits: Limits, sequence: u64, mut operation: F) -> Result<T, Failure>
+where
+    F: FnMut(Channel) -> Fut,
+    Fut: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    let mut attempts = Attempts::new(pool, limits.attempt);
+    loop {
+        match attempts.attempt(limits.deadline, sequence, &mut operation).await {
+            Ok(Some((_, response))) => return Ok(response.into_inner()),
+            Ok(None) => {}
+            Err(error) => return Err(Failure::Refused(error)),
+        }
+        if !attempts.pause(limits.deadline).await {
+            return Err(Failure::Exhausted(attempts.exhausted()));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The module at work: calls by the log, with rollback, and queries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use replicator_types::{LogIndex, Seed, Sequence, SessionId};
+
+use crate::{
+    decode::Output,
+    engine::Prepared,
+    guest::{Failure, GlobalBits, Guest, HEADER_BYTES},
+    halt::Halt,
+    limits::Limits,
+    memory::MemoryFile,
+    outcome::{QueryOutcome, RequestResult, Trap},
+    query::View,
+    rollback::{Call, Journal},
+};
+
+/// Why the module is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Request = 0,
+    Tick = 1,
+    Connect = 2,
+    Disconnect = 3,
+}
+
+/// What the module learns beside a call's bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context {
+    pub(crate) kind: Kind,
+    pub(crate) index: LogIndex,
+    pub(crate) client: SessionId,
+    pub(crate) time_us: i64,
+    pub(crate) sequence: Sequence,
+    pub(crate) seed: Seed,
+}
+
+impl Context {
+    /// The 64 bytes before the request, little-endian (`docs/guest-abi.md`).
+    #[inline]
+    fn header(&self) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[0..4].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&(self.kind as u32).to_le_bytes());
+        header[8..16].copy_from_slice(&self.index.0.to_le_bytes());
+        header[16..32].copy_from_slice(&self.client.0);
+        header[32..40].copy_from_slice(&self.time_us.to_le_bytes());
+        header[40..48].copy_from_slice(&self.sequence.0.to_le_bytes());
+        header[48..64].copy_from_slice(&self.seed.0);
+        header
+    }
+}
+
+/// The module's live instance, and what rollback and queries need.
+pub(crate) struct Application {
+    prepared: Arc<Prepared>,
+    limits: Limits,
+    live: Guest,
+    file: Arc<MemoryFile>,
+    journal: Journal,
+    view: Option<View>,
+    traps: u64,
+}
+
+impl Application {
+    /// Begins a history.
+    pub(crate) fn begin(prepared: Arc<Prepared>, limits: &Limits, config: &[u8]) -> Result<Self, Halt> {
+        prepared.info.fits(limits)?;
+        let (mut live, file) = Guest::live(&prepared.module, limits)?;
+        live.begin(limits, config)?;
+        let journal = Journal::new(&mut live);
+        Ok(Self { prepared, limits: limits.clone(), live, file, journal, view: None, traps: 0 })
+    }
+
+    /// Calls the module. A trap leaves no effect.
+    #[inline]
+    pub(crate) fn call(&mut self, context: &Context, payload: &Bytes) -> Result<Result<Output, Trap>, Halt> {
+        let header = context.header();
+        match self.live.apply(&header, payload, self.limits.apply_fuel) {
+            Ok(called) => {
+                let call = Call { header, payload: payload.clone(), witness: called.witness };
+                self.journal.keep(call, &mut self.live);
+                Ok(Ok(called.output))
+            }
+            Err(Failure::Trap(trap)) => {
+                self.traps += 1;
+                self.roll_back()?;
+                Ok(Err(trap))
+            }
+            Err(Failure::Halt(halt)) => Err(halt),
+        }
+    }
+
+    #[cold]
+    fn roll_back(&mut self) -> Result<(), Halt> {
+        self.view = None;
+        let (copy, calls) = self.journal.parts();
+        let (mut fresh, file) = Guest::live(&self.prepared.module, &self.limits)?;
+        fresh.grow_to(copy.memory.len())?;
+        fresh.memory_mut().copy_from_slice(&copy.memory);
+        fresh.set_globals(&copy.globals)?;
+        fresh.set_input(copy.input).map_err(Halt::Engine)?;
+        for Call { header, payload, witness } in calls {
+            match fresh.apply(header, payload, self.limits.apply_fuel) {
+                Ok(called) if called.witness == *witness => {}
+                Ok(_) | Err(Failure::Trap(_)) => return Err(Halt::RollbackDiffers { index: index_of(header) }),
+                Err(Failure::Halt(halt)) => return Err(halt),
+            }
+        }
+        (self.live, self.file) = (fresh, file);
+        // So that a burst of traps replays nothing twice.
+        if !self.journal.parts().1.is_empty() {
+            self.journal.renew(&mut self.live);
+        }
+        Ok(())
+    }
+
+    /// Answers a query, without any effect.
+    pub(crate) fn query(&mut self, context: &Context, request: &[u8]) -> Result<QueryOutcome, Halt> {
+        let view = match &mut self.view {
+            Some(view) => view,
+            empty => empty.insert(View::new(&self.prepared, &self.limits, &self.live, &self.file)?),
+        };
+        let (called, reusable) = view.query(&mut self.live, &context.header(), request, self.limits.query_fuel);
+        if !reusable {
+            self.view = None;
+        }
+        let (result, output) = match called {
+            Ok(called) => (RequestResult::Reply(called.output.reply.clone()), called.output),
+            Err(Failure::Trap(trap)) => (RequestResult::Trap(trap), Output::default()),
+            Err(Failure::Halt(halt)) => return Err(halt),
+        };
+        Ok(QueryOutcome::Answered { result, pushes: output.pushes, logs: output.logs })
+    }
+
+    pub(crate) fn wants_ticks(&self) -> bool {
+        self.prepared.info.wants_ticks()
+    }
+
+    pub(crate) fn description(&self) -> &str {
+        &self.prepared.info.description
+    }
+
+    pub(crate) const fn traps(&self) -> u64 {
+        self.traps
+    }
+
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.live.memory()
+    }
+
+    pub(crate) fn globals(&mut self) -> impl Iterator<Item = GlobalBits> {
+        self.live.globals()
+    }
+}
+
+fn index_of(header: &[u8; HEADER_BYTES]) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| header[8 + i]))
+}

@@ -1,0 +1,89 @@
+//! Parts of the machine on their own, for `benches/apply.rs`. Not an interface: no promise whatever.
+
+use bytes::Bytes;
+use replicator_types::{Digest, Position, Sequence, SessionId};
+
+use crate::{
+    digest::RunningDigest,
+    engine,
+    guest::{Guest, HEADER_BYTES},
+    limits::Limits,
+    outcome::RequestResult,
+    sessions::{Sessions, Verdict},
+};
+
+/// An instance, without anything around it.
+pub struct BenchGuest {
+    guest: Guest,
+    header: [u8; HEADER_BYTES],
+    fuel: u64,
+}
+
+impl BenchGuest {
+    /// Begins the module.
+    ///
+    /// # Panics
+    /// If it can't.
+    #[must_use]
+    pub fn new(module: &[u8], limits: &Limits, config: &[u8]) -> Self {
+        let prepared = engine::prepare(module).expect("the module is good");
+        let (mut guest, _) = Guest::live(&prepared.module, limits).expect("it can be instantiated");
+        guest.begin(limits, config).expect("it begins");
+        let mut header = [0; HEADER_BYTES];
+        header[0] = 64;
+        Self { guest, header, fuel: limits.apply_fuel }
+    }
+
+    /// A call, and its decoded reply.
+    ///
+    /// # Panics
+    /// If it traps.
+    pub fn call(&mut self, request: &[u8]) -> Bytes {
+        self.guest.apply(&self.header, request, self.fuel).expect("it answers").output.reply
+    }
+}
+
+/// A session table and a digest, without anything around them.
+pub struct BenchTable {
+    sessions: Sessions,
+    digest: RunningDigest,
+    limits: Limits,
+    count: u64,
+    step: u64,
+}
+
+impl BenchTable {
+    /// With `count` open sessions.
+    #[must_use]
+    pub fn new(count: u64) -> Self {
+        let mut sessions = Sessions::default();
+        for i in 0..count {
+            sessions.open(Self::id(i), 1 << 40, 0);
+        }
+        Self { sessions, digest: RunningDigest::default(), limits: Limits::default(), count, step: 0 }
+    }
+
+    fn id(i: u64) -> SessionId {
+        let mut id = [0; 16];
+        id[8..].copy_from_slice(&i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        SessionId(id)
+    }
+
+    /// A request of the next session: judged, folded in, stored.
+    ///
+    /// # Panics
+    /// If it isn't the next one.
+    pub fn step(&mut self, request: &[u8]) -> Digest {
+        let (id, sequence) = (Self::id(self.step % self.count), self.step / self.count + 1);
+        self.step += 1;
+        let session = self.sessions.get_mut(&id).expect("it is open");
+        let Verdict::Execute(hash) = session.judge(Sequence(sequence), Sequence(sequence), request, 0, &self.limits) else {
+            panic!("sequence {sequence} isn't the next one")
+        };
+        let result = RequestResult::Reply(Bytes::copy_from_slice(request));
+        let position = Position::new(1, self.step);
+        let digest = self.digest.fold_executed(position, position, &result, &[]);
+        session.store(hash, result, position, digest);
+        digest
+    }
+}

@@ -1,0 +1,74 @@
+//! What the log holds: commands, each with the time and the entropy that its proposer gave it.
+
+use bytes::Bytes;
+use replicator_types::{ClusterId, Lineage, ModuleHash, Seed, Sequence, SessionId, codec::Format};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Limits;
+
+/// One entry of the replicated log. Everything that can change a result is in here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The proposer's wall time, microseconds since 1970. The machine never lets time go back (safety rule 15).
+    pub time_us: i64,
+    /// 16 bytes from the proposer's cryptographic generator.
+    pub seed: Seed,
+    /// What to do.
+    pub command: Command,
+}
+
+impl Format for Entry {
+    const WHAT: &'static str = "log entry";
+}
+
+/// What a log entry orders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a history: which module runs, under which limits.
+    Genesis(Box<Genesis>),
+    /// Opens a session, whose id is made of the lineage and the entry's seed.
+    OpenSession {
+        /// The time to live asked for; 0: the default. Microseconds of the session clock.
+        ttl_us: u64,
+    },
+    /// Closes a session.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Keeps a session from expiring.
+    KeepAlive {
+        /// Which.
+        session: SessionId,
+    },
+    /// Executes a request, at most once.
+    Request {
+        /// In which session.
+        session: SessionId,
+        /// Its number there.
+        sequence: Sequence,
+        /// The client has every outcome below this one.
+        acked_below: Sequence,
+        /// What the module gets.
+        request: Bytes,
+    },
+    /// The primary's timer: advances the session clock by at most two ticks, and expires sessions.
+    Tick,
+}
+
+/// How a history begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history.
+    pub lineage: Lineage,
+    /// The module that runs from here on.
+    pub module: ModuleHash,
+    /// The application's configuration, for `rsm_init`.
+    pub app_config: Bytes,
+    /// The limits that can change a result (safety rule 16).
+    pub limits: Limits,
+    /// The engine that all nodes must have (safety rule 19): see [`crate::engine_fingerprint`].
+    pub engine: String,
+}

@@ -1,0 +1,411 @@
+//! One instance of the module, and the calls into it.
+//!
+//! All state of an instance is its memory and its mutable globals: tables and segments never change ([`crate::load`]
+//! refuses the instructions), there are no imports, and fuel is set anew for each call.
+
+use std::sync::Arc;
+
+use wasmtime::{
+    AsContextMut, Extern, Global, Instance, Memory, Module, ResourceLimiter, Store, TypedFunc, Val, WasmParams, WasmResults,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    decode::{Output, decode},
+    engine,
+    halt::Halt,
+    limits::{Limits, PAGE_BYTES},
+    load::{LoadError, ModuleInfo},
+    memory::{HostMemoryError, MemoryFile, with_live_memory, with_view_memory},
+    outcome::{Trap, TrapKind},
+};
+
+/// Bytes of the header before each request.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Fuel for `_initialize` and for `rsm_describe` of an instance that only describes itself.
+const DESCRIBE_FUEL: u64 = 10_000_000;
+/// Pages of an instance that only describes itself, if its memory doesn't begin larger.
+const DESCRIBE_PAGES: u64 = 1_024;
+const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
+/// Fuel for `rsm_panic_buf`.
+const PANIC_FUEL: u64 = 100_000;
+const PANIC_BYTES_MAX: usize = 4 << 10;
+
+/// Why a call gave no output.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The guest's doing: a result.
+    Trap(Trap),
+    /// The host's: none.
+    Halt(Halt),
+}
+
+impl From<Trap> for Failure {
+    fn from(trap: Trap) -> Self {
+        Self::Trap(trap)
+    }
+}
+
+/// What a call came to, with what tells it from any other.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) output: Output,
+    pub(crate) witness: Witness,
+}
+
+/// What a replayed call must reproduce: its output list, byte by byte, and the fuel it burned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Witness {
+    list_hash: u64,
+    fuel_left: u64,
+}
+
+/// A mutable global's value, as bits.
+pub(crate) type GlobalBits = u64;
+
+/// An instance, its calls and its state.
+pub(crate) struct Guest {
+    store: Store<Host>,
+    instance: Instance,
+    memory: Memory,
+    globals: Vec<Global>,
+    apply: TypedFunc<(u32, u32), u64>,
+    query: TypedFunc<(u32, u32), u64>,
+    panic_buf: Option<TypedFunc<(), u32>>,
+    /// Where the guest wants its input. Invariant: `input_bytes` from there are within the memory.
+    input: usize,
+    input_bytes: usize,
+    output_bytes: usize,
+}
+
+impl Guest {
+    /// A new instance with a memory of its own, not yet begun.
+    pub(crate) fn live(module: &Module, limits: &Limits) -> Result<(Self, Arc<MemoryFile>), Halt> {
+        let (guest, file) = with_live_memory(|| Self::new(module, limits));
+        Ok((guest?, file.ok_or_else(|| Halt::Engine("an instance without a memory".to_owned()))?))
+    }
+
+    /// A new instance over a private view of a live memory. Its own data segments are in the view: discard them first.
+    pub(crate) fn view(module: &Module, limits: &Limits, file: &Arc<MemoryFile>) -> Result<Self, Halt> {
+        with_view_memory(file, || Self::new(module, limits))
+    }
+
+    fn new(module: &Module, limits: &Limits) -> Result<Self, Halt> {
+        let (mut store, instance) = instantiate(module, limits.memory_bytes(), limits.apply_fuel)?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| unchecked("memory"))?;
+        // In the order of the export section, so the same for every instance of the module.
+        let names: Vec<String> = module.exports().map(|export| export.name().to_owned()).collect();
+        let globals = names.iter().filter(|name| name.starts_with("__wizer_global_"));
+        let globals = globals.filter_map(|name| instance.get_global(&mut store, name)).collect();
+        Ok(Self {
+            apply: function(&mut store, &instance, "rsm_apply")?,
+            query: function(&mut store, &instance, "rsm_query")?,
+            panic_buf: optional(&mut store, &instance, "rsm_panic_buf")?,
+            store,
+            instance,
+            memory,
+            globals,
+            input: 0,
+            input_bytes: HEADER_BYTES + limits.request_bytes as usize,
+            output_bytes: limits.output_bytes as usize,
+        })
+    }
+
+    /// Begins a history: `_initialize`, then `rsm_input`, then `rsm_init` with the application's configuration.
+    pub(crate) fn begin(&mut self, limits: &Limits, config: &[u8]) -> Result<(), Halt> {
+        let refused = |call, reason: String| Halt::from(LoadError::Call { call, reason });
+        if config.len() > self.input_bytes - HEADER_BYTES {
+            let max = limits.request_bytes;
+            return Err(refused("rsm_init", format!("the configuration has {} bytes, at most {max} are taken", config.len())));
+        }
+        let instance = self.instance;
+        if let Some(initialize) = optional::<(), ()>(&mut self.store, &instance, "_initialize")? {
+            self.run(&initialize, (), limits.apply_fuel).map_err(|failure| halted("_initialize", failure))?;
+        }
+        let input: TypedFunc<u32, u32> = function(&mut self.store, &instance, "rsm_input")?;
+        let len = u32::try_from(self.input_bytes).expect("64 MiB and a header, at most");
+        let address = self.run(&input, len, limits.apply_fuel).map_err(|failure| halted("rsm_input", failure))?;
+        self.set_input(address as usize).map_err(|reason| refused("rsm_input", reason))?;
+
+        self.memory.data_mut(&mut self.store)[self.input..][..config.len()].copy_from_slice(config);
+        let init: TypedFunc<(u32, u32), u32> = function(&mut self.store, &instance, "rsm_init")?;
+        let arguments = (address, u32::try_from(config.len()).expect("it was just compared"));
+        match self.run(&init, arguments, limits.apply_fuel).map_err(|failure| halted("rsm_init", failure))? {
+            0 => Ok(()),
+            code => {
+                let reason = self.panic_message().unwrap_or_else(|| format!("it answered {code}"));
+                Err(refused("rsm_init", reason))
+            }
+        }
+    }
+
+    /// Calls `rsm_apply` with an input: the header, then the payload.
+    ///
+    /// Never inlined: how deep the native stack is before wasm runs must not depend on who calls.
+    #[inline(never)]
+    pub(crate) fn apply(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
+        let function = self.apply.clone();
+        self.call(&function, header, payload, fuel)
+    }
+
+    /// Calls `rsm_query` in the same way.
+    #[inline(never)]
+    pub(crate) fn query(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
+        let function = self.query.clone();
+        self.call(&function, header, payload, fuel)
+    }
+
+    #[inline]
+    fn call(
+        &mut self,
+        function: &TypedFunc<(u32, u32), u64>,
+        header: &[u8; HEADER_BYTES],
+        payload: &[u8],
+        fuel: u64,
+    ) -> Result<Called, Failure> {
+        let len = HEADER_BYTES + payload.len();
+        assert!(len <= self.input_bytes, "an input of {len} bytes, at most {} fit", self.input_bytes);
+        let place = &mut self.memory.data_mut(&mut self.store)[self.input..][..len];
+        place[..HEADER_BYTES].copy_from_slice(header);
+        place[HEADER_BYTES..].copy_from_slice(payload);
+
+        let region = self.run(function, (self.input as u32, len as u32), fuel)?;
+
+        let list = self.list(region)?;
+        let (output, list_hash) = (decode(list)?, xxh3_64(list));
+        let fuel_left = self.store.get_fuel().map_err(engine_failed)?;
+        Ok(Called { output, witness: Witness { list_hash, fuel_left } })
+    }
+
+    /// The bytes of `(ptr << 32) | len`.
+    #[inline]
+    fn list(&self, region: u64) -> Result<&[u8], Trap> {
+        let (start, len) = ((region >> 32) as usize, region as u32 as usize);
+        if len > self.output_bytes {
+            let (kind, max) = (TrapKind::OutputTooLarge, self.output_bytes);
+            return Err(Trap::because(kind, format!("output list of {len} bytes; at most {max} are taken")));
+        }
+        self.memory.data(&self.store).get(start..start + len).ok_or_else(|| {
+            Trap::because(TrapKind::MalformedOutput, "malformed output list: it isn't within the memory")
+        })
+    }
+
+    /// Runs an export with fresh fuel.
+    #[inline]
+    fn run<P: WasmParams, R: WasmResults>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        arguments: P,
+        fuel: u64,
+    ) -> Result<R, Failure> {
+        self.store.set_fuel(fuel).map_err(engine_failed)?;
+        function.call(&mut self.store, arguments).map_err(|error| self.failure(&error))
+    }
+
+    #[cold]
+    fn failure(&mut self, error: &wasmtime::Error) -> Failure {
+        match classify(error) {
+            Ok(TrapKind::Unreachable) => Failure::Trap(match self.panic_message() {
+                Some(message) => Trap::because(TrapKind::Unreachable, message),
+                None => Trap::of(TrapKind::Unreachable),
+            }),
+            Ok(kind) => Failure::Trap(Trap::of(kind)),
+            Err(halt) => Failure::Halt(halt),
+        }
+    }
+
+    /// What the guest left in its panic buffer, `{u32 len; UTF-8}`; nothing if that isn't well-formed.
+    fn panic_message(&mut self) -> Option<String> {
+        let panic_buf = self.panic_buf.clone()?;
+        self.store.set_fuel(PANIC_FUEL).ok()?;
+        let address = panic_buf.call(&mut self.store, ()).ok()? as usize;
+        let (len, text) = self.memory.data(&self.store).get(address..)?.split_first_chunk()?;
+        let text = text.get(..u32::from_le_bytes(*len) as usize)?;
+        let text = &text[..text.len().min(PANIC_BYTES_MAX)];
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Where the input is.
+    pub(crate) const fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Sets where the input is: what `rsm_input` answered, once in the history.
+    pub(crate) fn set_input(&mut self, address: usize) -> Result<(), String> {
+        let end = address + self.input_bytes;
+        if address == 0 || end > self.memory.data_size(&self.store) {
+            return Err(format!("it answered address {address}, where {} bytes don't fit", self.input_bytes));
+        }
+        self.input = address;
+        Ok(())
+    }
+
+    /// The whole memory.
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
+    /// The whole memory, to restore it.
+    pub(crate) fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory.data_mut(&mut self.store)
+    }
+
+    /// Grows the memory to `bytes`, which must be a size that it had.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Halt> {
+        let more = bytes - self.memory.data_size(&self.store);
+        let grown = self.memory.grow(&mut self.store, (more / PAGE_BYTES) as u64);
+        grown.map(|_| ()).map_err(|error| Halt::HostMemory(format!("{error:#}")))
+    }
+
+    /// All mutable globals.
+    pub(crate) fn globals(&mut self) -> impl Iterator<Item = GlobalBits> {
+        let (globals, store) = (&self.globals, &mut self.store);
+        globals.iter().map(move |global| bits(&global.get(&mut *store)))
+    }
+
+    /// Sets all mutable globals, in the order of [`Guest::globals`].
+    pub(crate) fn set_globals(&mut self, values: &[GlobalBits]) -> Result<(), Halt> {
+        assert_eq!(values.len(), self.globals.len(), "instances of one module have the same globals");
+        for (global, &bits) in self.globals.iter().zip(values) {
+            let value = match global.get(&mut self.store) {
+                Val::I32(_) => Val::I32(bits as u32 as i32),
+                Val::I64(_) => Val::I64(bits as i64),
+                Val::F32(_) => Val::F32(bits as u32),
+                Val::F64(_) => Val::F64(bits),
+                _ => return Err(unchecked("a mutable global that is no number")),
+            };
+            global.set(&mut self.store, value).map_err(halted_engine)?;
+        }
+        Ok(())
+    }
+}
+
+/// The module's own description, asked of an instance that is thrown away.
+pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, LoadError> {
+    let failed = |call, reason: String| LoadError::Call { call, reason };
+    let run = |call: &'static str| move |error: wasmtime::Error| failed(call, explain(&error));
+    let unstarted = |halt: Halt| failed("rsm_describe", halt.to_string());
+
+    let bytes = info.memory_pages_min.max(DESCRIBE_PAGES) as usize * PAGE_BYTES;
+    let (made, _) = with_live_memory(|| instantiate(module, bytes, DESCRIBE_FUEL));
+    let (mut store, instance) = made.map_err(unstarted)?;
+    if let Some(initialize) = optional::<(), ()>(&mut store, &instance, "_initialize").map_err(unstarted)? {
+        initialize.call(&mut store, ()).map_err(run("_initialize"))?;
+    }
+    let describe: TypedFunc<(), u64> = function(&mut store, &instance, "rsm_describe").map_err(unstarted)?;
+    let region = describe.call(&mut store, ()).map_err(run("rsm_describe"))?;
+
+    let (start, len) = ((region >> 32) as usize, region as u32 as usize);
+    let memory = instance.get_memory(&mut store, "memory").map_or(&[][..], |memory| memory.data(&store));
+    let text = memory.get(start..start + len).filter(|_| len <= DESCRIPTION_BYTES_MAX);
+    let text = text.ok_or_else(|| failed("rsm_describe", format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
+        _ => Err(failed("rsm_describe", "it must answer printable UTF-8".to_owned())),
+    }
+}
+
+/// What a store knows beside the guest: its memory limit.
+struct Host {
+    memory_bytes_max: usize,
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.memory_bytes_max)
+    }
+
+    /// Past the memory's own type the guest gets -1, everywhere. A host without memory must not give it that.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        if error.is::<HostMemoryError>() { Err(error) } else { Ok(()) }
+    }
+
+    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true) // only at instantiation, and the load checks bound it
+    }
+}
+
+fn instantiate(module: &Module, memory_bytes_max: usize, fuel: u64) -> Result<(Store<Host>, Instance), Halt> {
+    let mut store = Store::new(engine::engine(), Host { memory_bytes_max });
+    store.limiter(|host| host);
+    store.set_fuel(fuel).map_err(halted_engine)?;
+    let instance = Instance::new(&mut store, module, &[]).map_err(|error| match classify(&error) {
+        // An active segment that doesn't fit: the module's fault.
+        Ok(kind) => Halt::ModuleRefused(LoadError::Call { call: "instantiation", reason: kind.to_string() }),
+        Err(_) => Halt::HostMemory(format!("{error:#}")),
+    })?;
+    Ok((store, instance))
+}
+
+fn function<P: WasmParams, R: WasmResults>(
+    store: impl AsContextMut,
+    instance: &Instance,
+    name: &'static str,
+) -> Result<TypedFunc<P, R>, Halt> {
+    instance.get_typed_func(store, name).map_err(|_| unchecked(name))
+}
+
+fn optional<P: WasmParams, R: WasmResults>(
+    mut store: impl AsContextMut,
+    instance: &Instance,
+    name: &'static str,
+) -> Result<Option<TypedFunc<P, R>>, Halt> {
+    match instance.get_export(&mut store, name) {
+        Some(Extern::Func(_)) => function(store, instance, name).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Which trap an error is, or that it is none.
+fn classify(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
+    use wasmtime::Trap as T;
+    if let Some(error) = error.downcast_ref::<HostMemoryError>() {
+        return Err(Halt::HostMemory(error.to_string()));
+    }
+    Ok(match error.downcast_ref::<T>() {
+        Some(T::UnreachableCodeReached) => TrapKind::Unreachable,
+        Some(T::MemoryOutOfBounds) => TrapKind::MemoryOutOfBounds,
+        Some(T::TableOutOfBounds | T::IndirectCallToNull | T::BadSignature) => TrapKind::BadIndirectCall,
+        Some(T::IntegerDivisionByZero) => TrapKind::DivideByZero,
+        Some(T::IntegerOverflow) => TrapKind::IntegerOverflow,
+        Some(T::BadConversionToInteger) => TrapKind::BadConversion,
+        Some(T::OutOfFuel) => TrapKind::OutOfFuel,
+        Some(T::StackOverflow) => TrapKind::StackOverflow,
+        _ => return Err(Halt::Engine(format!("{error:#}"))),
+    })
+}
+
+fn explain(error: &wasmtime::Error) -> String {
+    classify(error).map_or_else(|halt| halt.to_string(), |kind| kind.to_string())
+}
+
+/// At genesis a trap is the module's refusal.
+fn halted(call: &'static str, failure: Failure) -> Halt {
+    match failure {
+        Failure::Trap(trap) => LoadError::Call { call, reason: trap.message }.into(),
+        Failure::Halt(halt) => halt,
+    }
+}
+
+fn engine_failed(error: wasmtime::Error) -> Failure {
+    Failure::Halt(halted_engine(error))
+}
+
+fn halted_engine(error: wasmtime::Error) -> Halt {
+    Halt::Engine(format!("{error:#}"))
+}
+
+/// A hole in the load checks.
+fn unchecked(what: &str) -> Halt {
+    Halt::Engine(format!("the module lacks {what:?}, which the load checks make sure of"))
+}
+
+fn bits(value: &Val) -> GlobalBits {
+    match *value {
+        Val::I32(value) => u64::from(value as u32),
+        Val::I64(value) => value as u64,
+        Val::F32(bits) => bits.into(),
+        Val::F64(bits) => bits,
+        _ => unreachable!("the load checks let only numbers be mutable globals"),
+    }
+}

@@ -1,0 +1,44 @@
+//! The deterministic part of replicator: log entries go in, outcomes come out.
+//!
+//! A [`Machine`] holds one application (a wasm32 module, `docs/guest-abi.md`), the session table, the retained pushes and
+//! the running digest. Two machines that were given the same entries at the same positions are equal in every one of
+//! these, bit for bit; what a machine can't do equally on every node ends in a [`Halt`] of that node and never in a
+//! logged result. There is no network, no clock, no randomness and no file here: time and entropy come with the entries,
+//! and a module's bytes through [`ModuleSource`].
+//!
+//! ```text
+//! Entry ──▶ machine ──▶ sessions (once only) ──▶ application ──▶ guest (wasm) ──▶ Outcome, pushes
+//!                                                  │ trap: rollback        │ queries: a view of the same memory
+//! ```
+//!
+//! A machine lives on one thread, whose stack must have at least [`APPLY_STACK_BYTES_MIN`] bytes.
+
+pub mod entry;
+pub mod limits;
+pub mod load;
+
+#[doc(hidden)]
+pub mod bench;
+
+mod application;
+mod decode;
+mod digest;
+mod engine;
+mod guest;
+mod halt;
+mod machine;
+mod memory;
+mod outcome;
+mod pushes;
+mod query;
+mod rollback;
+mod sessions;
+
+pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
+pub use entry::{Command, Entry, Genesis};
+pub use limits::{Limits, LimitsError};
+pub use load::{LoadError, ModuleInfo};
+pub use halt::Halt;
+pub use machine::{Machine, ModuleSource, StateParts, Stats};
+pub use outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult, Trap, TrapKind};
+pub use pushes::{CursorExpired, PushCursor, RetainedPush};

@@ -1,0 +1,423 @@
+//! Load checks: which bytes are a state-machine module at all (`docs/guest-abi.md`).
+//!
+//! The verdict is a function of the bytes alone, so all nodes agree on it; compile time decides nothing. The limits here
+//! bound what an accepted module can cost to compile. They are part of the engine fingerprint's `instr`: whoever changes
+//! one raises that number.
+
+use wasmparser::{
+    BinaryReaderError, CompositeInnerType, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload, TypeRef,
+    ValType, Validator, WasmFeatures,
+};
+
+use crate::{engine, limits::Limits};
+
+/// Bytes of a module.
+pub const MODULE_BYTES_MAX: usize = 16 << 20;
+/// Functions of a module.
+pub const FUNCTIONS_MAX: usize = 10_000;
+/// Bytes of one function's body.
+pub const BODY_BYTES_MAX: usize = 256 << 10;
+/// Locals of one function, its parameters not counted.
+pub const LOCALS_MAX: u32 = 5_000;
+/// Blocks within blocks.
+pub const NESTING_MAX: usize = 1_024;
+/// Targets of one `br_table`.
+pub const BR_TABLE_TARGETS_MAX: u32 = 8_192;
+/// Globals of a module.
+pub const GLOBALS_MAX: usize = 1_000;
+/// Exports of a module.
+pub const EXPORTS_MAX: usize = 1_000;
+/// Types of a module.
+pub const TYPES_MAX: usize = 10_000;
+/// Parameters, and results, of one function type.
+pub const ARITY_MAX: usize = 128;
+/// Tables of a module.
+pub const TABLES_MAX: usize = 4;
+/// Elements of one table.
+pub const TABLE_ELEMENTS_MAX: u64 = 100_000;
+/// Data segments and element segments of a module.
+pub const SEGMENTS_MAX: usize = 10_000;
+
+/// Names that begin so are ours: the exports that instrumentation adds.
+const RESERVED_PREFIX: &str = "__wizer_";
+
+const I32: ValType = ValType::I32;
+const I64: ValType = ValType::I64;
+
+/// The exported functions: name, parameters, results, whether it must be there.
+const FUNCTIONS: [(&str, &[ValType], &[ValType], bool); 10] = [
+    ("rsm_abi_1", &[], &[], true),
+    ("_initialize", &[], &[], false),
+    ("rsm_describe", &[], &[I64], true),
+    ("rsm_input", &[I32], &[I32], true),
+    ("rsm_init", &[I32, I32], &[I32], true),
+    ("rsm_apply", &[I32, I32], &[I64], true),
+    ("rsm_query", &[I32, I32], &[I64], true),
+    ("rsm_snapshot", &[I32], &[I64], true),
+    ("rsm_restore", &[I32, I32, I32, I32], &[I32], true),
+    ("rsm_panic_buf", &[], &[I32], false),
+];
+
+/// Why bytes are refused as a module, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Longer than any module may be.
+    #[error("the module has {bytes} bytes, at most {MODULE_BYTES_MAX} are taken; strip it, and build it for size")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// No module, or one that uses a feature which is off.
+    #[error(
+        "not a module that can be run: {message} (at byte {offset}); build a core module for wasm32 with at most: mutable \
+         globals, saturating conversions, sign extension, multi-value, bulk memory, reference types, extended constants"
+    )]
+    Invalid {
+        /// What wasmparser says.
+        message: String,
+        /// Where.
+        offset: usize,
+    },
+    /// A module must not import anything: it has no world.
+    #[error(
+        "the module imports {module:?} {name:?}; it must import nothing: build for wasm32-unknown-unknown, without WASI, \
+         clocks, randomness or JavaScript glue"
+    )]
+    Import {
+        /// The module it imports from.
+        module: String,
+        /// The name it imports.
+        name: String,
+    },
+    /// A start function would run before the host is ready.
+    #[error("the module has a start function; export it as `_initialize` instead")]
+    Start,
+    /// Not exactly one memory.
+    #[error("the module has {count} memories; it must have one, exported as `memory`")]
+    Memories {
+        /// How many it has.
+        count: usize,
+    },
+    /// An export is missing.
+    #[error("the module doesn't export {name:?}; see docs/guest-abi.md, or use the statemachine SDK")]
+    MissingExport {
+        /// Its name.
+        name: &'static str,
+    },
+    /// An export is of another type.
+    #[error("the export {name:?} must be {expected}")]
+    WrongExport {
+        /// Its name.
+        name: &'static str,
+        /// What it must be.
+        expected: String,
+    },
+    /// An export has a name that is the host's.
+    #[error("the export {name:?} begins with {RESERVED_PREFIX:?}, which is reserved; rename it")]
+    ReservedExport {
+        /// Its name.
+        name: String,
+    },
+    /// An instruction that changes what the host can't copy: tables, dropped segments.
+    #[error(
+        "the module uses `{instruction}` (at byte {offset}); tables and segments must not change, as images hold only \
+         memory and globals: build without it"
+    )]
+    Instruction {
+        /// The instruction.
+        instruction: &'static str,
+        /// Where.
+        offset: usize,
+    },
+    /// A mutable global that the host can't copy.
+    #[error("global {index} is mutable and no number; only i32, i64, f32 and f64 can be copied")]
+    MutableReference {
+        /// Its index.
+        index: usize,
+    },
+    /// More of something than may be.
+    #[error("the module has {found} {what}, at most {max} are taken; split or simplify it")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: u64,
+        /// How many may be.
+        max: u64,
+    },
+    /// Its memory begins larger than it may be.
+    #[error("the module's memory begins with {pages} pages, the limit is {max}; lower it or raise memory_pages at genesis")]
+    MemoryMinimum {
+        /// Its pages.
+        pages: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The compiler or the instrumentation gave up.
+    #[error("the module can't be compiled: {0}")]
+    Compile(String),
+    /// It can't be run so far that it describes itself, or begins.
+    #[error("the module failed in {call}: {reason}")]
+    Call {
+        /// The export that was called.
+        call: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl From<BinaryReaderError> for LoadError {
+    fn from(error: BinaryReaderError) -> Self {
+        Self::Invalid { message: error.message().to_owned(), offset: error.offset() }
+    }
+}
+
+/// What is known of a module without its having any state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// Its own description, `key=value` words. Empty after [`check`], which runs nothing; filled by [`describe`].
+    pub description: String,
+    /// Its length.
+    pub bytes: usize,
+    /// Its functions.
+    pub functions: usize,
+    /// Its mutable globals.
+    pub mutable_globals: usize,
+    /// Pages of 64 KiB with which its memory begins.
+    pub memory_pages_min: u64,
+}
+
+impl ModuleInfo {
+    /// The value of a word `key=value` of the description.
+    #[must_use]
+    pub fn word(&self, key: &str) -> Option<&str> {
+        self.description.split_whitespace().filter_map(|word| word.split_once('=')).find(|word| word.0 == key).map(|word| word.1)
+    }
+
+    /// Whether the module asks for a call at each tick: the word `ticks=1`.
+    #[must_use]
+    pub fn wants_ticks(&self) -> bool {
+        self.word("ticks") == Some("1")
+    }
+
+    /// Whether the module can begin under `limits`.
+    ///
+    /// # Errors
+    /// If its memory begins larger than it may be.
+    pub fn fits(&self, limits: &Limits) -> Result<(), LoadError> {
+        at_most_pages(self.memory_pages_min, limits.memory_pages.into())
+    }
+}
+
+/// The features that are on. All others are off, whatever wasmparser and wasmtime would have by default.
+pub(crate) const fn features() -> WasmFeatures {
+    WasmFeatures::MUTABLE_GLOBAL
+        .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+        .union(WasmFeatures::SIGN_EXTENSION)
+        .union(WasmFeatures::MULTI_VALUE)
+        .union(WasmFeatures::BULK_MEMORY)
+        .union(WasmFeatures::REFERENCE_TYPES)
+        .union(WasmFeatures::FLOATS)
+        .union(WasmFeatures::EXTENDED_CONST)
+}
+
+/// Checks `bytes` without compiling or running anything.
+///
+/// # Errors
+/// The first thing for which they are refused.
+pub fn check(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
+    if bytes.len() > MODULE_BYTES_MAX {
+        return Err(LoadError::TooLong { bytes: bytes.len() });
+    }
+    // What is refused by name goes first: "it imports fd_write" helps more than what the validator would say.
+    let mut checks = Checks::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        checks.payload(payload?)?;
+    }
+    Validator::new_with_features(features()).validate_all(bytes)?;
+    checks.finish(bytes.len())
+}
+
+/// Checks `bytes`, compiles them, and asks the module for its description, in an instance of its own.
+///
+/// This also warms the process's cache of compiled modules, so that a later genesis with these bytes doesn't compile on
+/// the apply thread: call it when a module arrives.
+///
+/// # Errors
+/// As [`check`], and if the module can't be compiled or fails to describe itself.
+pub fn describe(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
+    engine::prepare(bytes).map(|prepared| prepared.info.clone())
+}
+
+/// What has been seen of the module so far.
+#[derive(Default)]
+struct Checks {
+    types: Vec<Option<FuncType>>,
+    functions: Vec<u32>,
+    memories: Vec<u64>,
+    mutable_globals: usize,
+    exported: [bool; FUNCTIONS.len()],
+    memory_exported: bool,
+}
+
+impl Checks {
+    fn payload(&mut self, payload: Payload<'_>) -> Result<(), LoadError> {
+        match payload {
+            Payload::TypeSection(section) => {
+                at_most("types", section.count().into(), TYPES_MAX as u64)?;
+                for group in section {
+                    for kind in group?.into_types() {
+                        self.types.push(match kind.composite_type.inner {
+                            CompositeInnerType::Func(function) => {
+                                at_most("parameters of a type", function.params().len() as u64, ARITY_MAX as u64)?;
+                                at_most("results of a type", function.results().len() as u64, ARITY_MAX as u64)?;
+                                Some(function)
+                            }
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Payload::ImportSection(section) => {
+                if let Some(import) = section.into_imports().next() {
+                    let import = import?;
+                    debug_assert!(!matches!(import.ty, TypeRef::Tag(_)));
+                    return Err(LoadError::Import { module: import.module.to_owned(), name: import.name.to_owned() });
+                }
+            }
+            Payload::FunctionSection(section) => {
+                at_most("functions", section.count().into(), FUNCTIONS_MAX as u64)?;
+                self.functions = section.into_iter().collect::<Result<_, _>>()?;
+            }
+            Payload::TableSection(section) => {
+                at_most("tables", section.count().into(), TABLES_MAX as u64)?;
+                for table in section {
+                    at_most("elements in a table", table?.ty.initial, TABLE_ELEMENTS_MAX)?;
+                }
+            }
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    self.memories.push(memory?.initial);
+                }
+            }
+            Payload::GlobalSection(section) => {
+                at_most("globals", section.count().into(), GLOBALS_MAX as u64)?;
+                for (index, global) in section.into_iter().enumerate() {
+                    let kind = global?.ty;
+                    if kind.mutable && !matches!(kind.content_type, I32 | I64 | ValType::F32 | ValType::F64) {
+                        return Err(LoadError::MutableReference { index });
+                    }
+                    self.mutable_globals += usize::from(kind.mutable);
+                }
+            }
+            Payload::ExportSection(section) => {
+                at_most("exports", section.count().into(), EXPORTS_MAX as u64)?;
+                for export in section {
+                    let export = export?;
+                    self.export(export.name, export.kind, export.index)?;
+                }
+            }
+            Payload::StartSection { .. } => return Err(LoadError::Start),
+            Payload::DataSection(section) => at_most("data segments", section.count().into(), SEGMENTS_MAX as u64)?,
+            Payload::ElementSection(section) => {
+                at_most("element segments", section.count().into(), SEGMENTS_MAX as u64)?;
+            }
+            Payload::CodeSectionEntry(body) => check_body(&body)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Exports come after types, functions and memories, so what they name is known.
+    fn export(&mut self, name: &str, kind: ExternalKind, index: u32) -> Result<(), LoadError> {
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(LoadError::ReservedExport { name: name.to_owned() });
+        }
+        if name == "memory" {
+            if kind != ExternalKind::Memory {
+                return Err(LoadError::WrongExport { name: "memory", expected: "the module's memory".to_owned() });
+            }
+            self.memory_exported = true;
+        }
+        if let Some(place) = FUNCTIONS.iter().position(|function| function.0 == name) {
+            let (name, params, results, _) = FUNCTIONS[place];
+            let kind = (kind == ExternalKind::Func).then(|| self.function_type(index)).flatten();
+            if kind.is_none_or(|kind| kind.params() != params || kind.results() != results) {
+                return Err(LoadError::WrongExport { name, expected: format!("a function {params:?} -> {results:?}") });
+            }
+            self.exported[place] = true;
+        }
+        Ok(())
+    }
+
+    /// There are no imports, so the index space of functions is that of the function section.
+    fn function_type(&self, index: u32) -> Option<&FuncType> {
+        let kind = *self.functions.get(usize::try_from(index).ok()?)?;
+        self.types.get(usize::try_from(kind).ok()?)?.as_ref()
+    }
+
+    fn finish(self, bytes: usize) -> Result<ModuleInfo, LoadError> {
+        let [memory_pages_min] = self.memories[..] else {
+            return Err(LoadError::Memories { count: self.memories.len() });
+        };
+        if !self.memory_exported {
+            return Err(LoadError::MissingExport { name: "memory" });
+        }
+        for ((name, _, _, required), exported) in FUNCTIONS.into_iter().zip(self.exported) {
+            if required && !exported {
+                return Err(LoadError::MissingExport { name });
+            }
+        }
+        at_most_pages(memory_pages_min, 65_535)?;
+        let (functions, mutable_globals) = (self.functions.len(), self.mutable_globals);
+        Ok(ModuleInfo { description: String::new(), bytes, functions, mutable_globals, memory_pages_min })
+    }
+}
+
+fn check_body(body: &FunctionBody<'_>) -> Result<(), LoadError> {
+    at_most("bytes in a function", body.range().len() as u64, BODY_BYTES_MAX as u64)?;
+    let mut locals = 0u32;
+    for group in body.get_locals_reader()? {
+        locals = locals.saturating_add(group?.0);
+    }
+    at_most("locals in a function", locals.into(), LOCALS_MAX.into())?;
+
+    let mut nesting = 0usize;
+    let mut operators = body.get_operators_reader()?;
+    while !operators.eof() {
+        let (operator, offset) = operators.read_with_offset()?;
+        let instruction = match operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                nesting += 1;
+                at_most("blocks within blocks", nesting as u64, NESTING_MAX as u64)?;
+                continue;
+            }
+            Operator::End => {
+                nesting = nesting.saturating_sub(1); // the body's own end closes no block
+                continue;
+            }
+            Operator::BrTable { targets } => {
+                at_most("targets of a br_table", targets.len().into(), BR_TABLE_TARGETS_MAX.into())?;
+                continue;
+            }
+            Operator::TableSet { .. } => "table.set",
+            Operator::TableGrow { .. } => "table.grow",
+            Operator::TableFill { .. } => "table.fill",
+            Operator::TableCopy { .. } => "table.copy",
+            Operator::TableInit { .. } => "table.init",
+            Operator::ElemDrop { .. } => "elem.drop",
+            Operator::DataDrop { .. } => "data.drop",
+            _ => continue,
+        };
+        return Err(LoadError::Instruction { instruction, offset });
+    }
+    Ok(())
+}
+
+fn at_most(what: &'static str, found: u64, max: u64) -> Result<(), LoadError> {
+    if found > max { Err(LoadError::TooMany { what, found, max }) } else { Ok(()) }
+}
+
+fn at_most_pages(pages: u64, max: u64) -> Result<(), LoadError> {
+    if pages > max { Err(LoadError::MemoryMinimum { pages, max }) } else { Ok(()) }
+}

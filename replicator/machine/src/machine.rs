@@ -1,0 +1,473 @@
+//! The machine: what each entry does.
+//!
+//! An entry goes through here from top to bottom: its index must rise, time is clamped, the command is carried out, the
+//! outcome and the pushes fold into the running digest. Commands of the log call the module one after the other; a trap
+//! takes back what the module did in that call, and nothing else: a session that was opened stays open when the module
+//! traps in its connect, one that was closed or expired stays gone.
+//!
+//! **Time** of an entry is the greater of the last one's and what its proposer says (safety rule 15). The **session
+//! clock** is another: it begins at 0 and advances only at a Tick, by the time since the last Tick (or genesis) and at
+//! most two tick periods. So after an hour without a primary, or a jump of its wall clock, no session that was in flight
+//! has expired.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    application::{Application, Context, Kind},
+    digest::RunningDigest,
+    engine,
+    entry::{Command, Entry, Genesis},
+    halt::Halt,
+    outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult},
+    pushes::{CursorExpired, PushCursor, RetainedPush, RetainedPushes},
+    sessions::{Sessions, Verdict},
+};
+
+/// Where modules come from: the node's module store.
+pub trait ModuleSource: Send + Sync {
+    /// The bytes of a module, if the store has it.
+    fn module(&self, hash: &ModuleHash) -> Option<Bytes>;
+}
+
+/// The replicated machine of one node. Lives on one thread.
+///
+/// All methods are deterministic: equal entries at equal positions give equal outcomes, pushes, digests and states.
+pub struct Machine {
+    modules: Arc<dyn ModuleSource>,
+    applied: Option<Position>,
+    digest: RunningDigest,
+    state: Option<State>,
+    halted: Option<String>,
+}
+
+/// What begins with the genesis entry.
+struct State {
+    genesis: Genesis,
+    application: Application,
+    sessions: Sessions,
+    pushes: RetainedPushes,
+    /// The last entry's time. Never decreases.
+    time_us: i64,
+    /// The session clock. Never decreases.
+    clock_us: u64,
+    /// The time of the last Tick, or of genesis.
+    ticked_at_us: i64,
+}
+
+/// What a machine holds, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Open sessions.
+    pub sessions: u64,
+    /// Bytes of the module's linear memory.
+    pub memory_bytes: u64,
+    /// Calls by the log that trapped, since this machine was made.
+    pub traps: u64,
+    /// The module's own description.
+    pub module_description: String,
+}
+
+/// Hashes of the parts of a machine's state, to see which part differs between two replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateParts {
+    /// The module's linear memory, its size included.
+    pub memory: u64,
+    /// The module's mutable globals.
+    pub globals: u64,
+    /// The session table.
+    pub sessions: u64,
+    /// The retained pushes.
+    pub pushes: u64,
+    /// Time and session clock.
+    pub clock: u64,
+    /// The running digest and the applied position.
+    pub digest: u64,
+}
+
+impl Machine {
+    /// A machine before its genesis entry, which will take its module from `modules`.
+    #[must_use]
+    pub fn new(modules: Arc<dyn ModuleSource>) -> Self {
+        Self { modules, applied: None, digest: RunningDigest::default(), state: None, halted: None }
+    }
+
+    /// Applies the entry at `position`. Indexes rise, and may leave out what the strategy keeps to itself.
+    ///
+    /// # Errors
+    /// If this node can't go on; nothing was applied. See [`Halt`] for what can be done.
+    pub fn apply(&mut self, position: Position, entry: &Entry) -> Result<Applied, Halt> {
+        self.check_may_advance(position)?;
+        let applied = match (&entry.command, &mut self.state) {
+            (Command::Genesis(genesis), None) => {
+                self.state = Some(State::begin(genesis, entry.time_us, self.modules.as_ref())?);
+                Applied::of(Outcome::Genesis)
+            }
+            (_, None) => Applied::of(Outcome::Refused(Refusal::NoGenesis)),
+            (_, Some(state)) => match state.apply(position, entry, &mut self.digest) {
+                // An executed request has folded in already: its outcome holds the digest.
+                Ok(Step { applied, folded: true }) => {
+                    self.applied = Some(position);
+                    return Ok(applied);
+                }
+                Ok(Step { applied, .. }) => applied,
+                Err(halt) => {
+                    self.halted = Some(halt.to_string());
+                    return Err(halt);
+                }
+            },
+        };
+        self.digest.fold(position, &applied.outcome, &applied.pushes);
+        self.applied = Some(position);
+        Ok(applied)
+    }
+
+    /// Passes over an entry of the strategy's own, such as a membership change or a blank: the applied position
+    /// advances, and nothing else.
+    ///
+    /// # Panics
+    /// If the index isn't above the applied one: a bug of the caller.
+    pub fn skip(&mut self, position: Position) {
+        if let Some(applied) = self.applied {
+            assert!(position.index > applied.index, "entry {position} is skipped after {applied} was applied");
+        }
+        self.applied = Some(position);
+    }
+
+    fn check_may_advance(&self, given: Position) -> Result<(), Halt> {
+        if let Some(reason) = &self.halted {
+            return Err(Halt::Halted(reason.clone()));
+        }
+        match self.applied {
+            Some(applied) if given.index <= applied.index || given.epoch < applied.epoch => {
+                Err(Halt::IndexBackwards { applied, given })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers a query from the state as of [`Machine::applied`], which it never changes.
+    ///
+    /// The module sees it as a request of `session` (zeros if there is none), at the applied index and its time, with
+    /// sequence 0 and a seed of zeros. Whether the session is open is the caller's to check: [`Machine::has_session`].
+    ///
+    /// # Errors
+    /// If this node can't go on.
+    pub fn query(&mut self, session: Option<SessionId>, request: &[u8]) -> Result<QueryOutcome, Halt> {
+        if let Some(reason) = &self.halted {
+            return Err(Halt::Halted(reason.clone()));
+        }
+        let (Some(state), Some(applied)) = (&mut self.state, self.applied) else {
+            return Ok(QueryOutcome::Refused(Refusal::NoGenesis));
+        };
+        let (bytes, max) = (request.len() as u64, state.genesis.limits.request_bytes.into());
+        if bytes > max {
+            return Ok(QueryOutcome::Refused(Refusal::TooLarge { bytes, max }));
+        }
+        let context = Context {
+            kind: Kind::Request,
+            index: applied.index,
+            client: session.unwrap_or_default(),
+            time_us: state.time_us,
+            sequence: Sequence(0),
+            seed: Seed::default(),
+        };
+        state.application.query(&context, request).inspect_err(|halt| self.halted = Some(halt.to_string()))
+    }
+
+    /// Answers several queries from one state, each as [`Machine::query`] would.
+    ///
+    /// # Errors
+    /// If this node can't go on.
+    pub fn query_group<'a>(
+        &mut self,
+        queries: impl IntoIterator<Item = (Option<SessionId>, &'a [u8])>,
+    ) -> Result<Vec<QueryOutcome>, Halt> {
+        queries.into_iter().map(|(session, request)| self.query(session, request)).collect()
+    }
+
+    /// The last position applied or skipped; none before the first.
+    #[must_use]
+    pub const fn applied(&self) -> Option<Position> {
+        self.applied
+    }
+
+    /// The running digest: equal on all replicas that have applied the same entries.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest.get()
+    }
+
+    /// The hash of everything: memory, globals, session table, retained pushes, time, running digest, applied position.
+    ///
+    /// Reads the whole state: some 100 ms for each GiB.
+    pub fn state_hash(&mut self) -> Digest {
+        let StateParts { memory, globals, sessions, pushes, clock, digest } = self.state_parts();
+        Digest(hash_of(&[memory, globals, sessions, pushes, clock, digest]))
+    }
+
+    /// The hashes of the parts of the state. Reads all of it.
+    pub fn state_parts(&mut self) -> StateParts {
+        let Position { epoch, index } = self.applied.unwrap_or_default();
+        let digest = hash_of(&[self.digest.get().0, self.applied.is_some().into(), epoch.0, index.0]);
+        let Some(state) = &mut self.state else { return StateParts { digest, ..StateParts::default() } };
+        let globals: Vec<u64> = state.application.globals().collect();
+        StateParts {
+            memory: hash_of(&[state.application.memory().len() as u64, xxh3_64(state.application.memory())]),
+            globals: hash_of(&globals),
+            sessions: state.sessions.hash(),
+            pushes: state.pushes.hash(),
+            clock: hash_of(&[state.time_us as u64, state.clock_us, state.ticked_at_us as u64]),
+            digest,
+        }
+    }
+
+    /// How the history began, if it has.
+    #[must_use]
+    pub fn genesis(&self) -> Option<&Genesis> {
+        self.state.as_ref().map(|state| &state.genesis)
+    }
+
+    /// What the machine holds, in numbers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.state.as_ref().map_or_else(Stats::default, |state| Stats {
+            sessions: state.sessions.len() as u64,
+            memory_bytes: state.application.memory().len() as u64,
+            traps: state.application.traps(),
+            module_description: state.application.description().to_owned(),
+        })
+    }
+
+    /// Whether a session is open.
+    #[must_use]
+    pub fn has_session(&self, session: &SessionId) -> bool {
+        self.state.as_ref().is_some_and(|state| state.sessions.contains(session))
+    }
+
+    /// Whether the primary has to propose ticks: while any session is open, or if the module asks for them.
+    #[must_use]
+    pub fn wants_ticks(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.sessions.len() > 0 || state.application.wants_ticks())
+    }
+
+    /// The first `max` retained pushes after `after`, oldest first.
+    ///
+    /// # Errors
+    /// If some of those after the cursor are no longer kept.
+    pub fn pushes_after(&self, after: PushCursor, max: usize) -> Result<Vec<RetainedPush>, CursorExpired> {
+        self.state.as_ref().map_or_else(|| Ok(Vec::new()), |state| state.pushes.after(after, max))
+    }
+}
+
+/// An entry's outcome, and whether the running digest has it already.
+struct Step {
+    applied: Applied,
+    folded: bool,
+}
+
+impl From<Applied> for Step {
+    fn from(applied: Applied) -> Self {
+        Self { applied, folded: false }
+    }
+}
+
+impl From<Outcome> for Step {
+    fn from(outcome: Outcome) -> Self {
+        Applied::of(outcome).into()
+    }
+}
+
+impl From<Refusal> for Step {
+    fn from(refusal: Refusal) -> Self {
+        Outcome::Refused(refusal).into()
+    }
+}
+
+impl State {
+    fn begin(genesis: &Genesis, time_us: i64, modules: &dyn ModuleSource) -> Result<Self, Halt> {
+        let ours = engine::engine_fingerprint();
+        if genesis.engine != ours {
+            return Err(Halt::EngineMismatch { logged: genesis.engine.clone(), ours });
+        }
+        genesis.limits.validate()?;
+        let bytes = modules.module(&genesis.module).ok_or(Halt::ModuleMissing(genesis.module))?;
+        let found = engine::hash(&bytes);
+        if found != genesis.module {
+            return Err(Halt::ModuleDamaged { wanted: genesis.module, found });
+        }
+        let prepared = engine::prepare(&bytes)?;
+        Ok(Self {
+            application: Application::begin(prepared, &genesis.limits, &genesis.app_config)?,
+            sessions: Sessions::default(),
+            pushes: RetainedPushes::new(genesis.limits.retained_push_bytes),
+            time_us,
+            clock_us: 0,
+            ticked_at_us: time_us,
+            genesis: genesis.clone(),
+        })
+    }
+
+    #[inline]
+    fn apply(&mut self, position: Position, entry: &Entry, digest: &mut RunningDigest) -> Result<Step, Halt> {
+        self.time_us = self.time_us.max(entry.time_us);
+        let seed = entry.seed;
+        match &entry.command {
+            Command::Request { session, sequence, acked_below, request } => {
+                let context = self.context(Kind::Request, position, *session, *sequence, seed);
+                self.request(&context, position, *acked_below, request, digest)
+            }
+            Command::Genesis(_) => Ok(Refusal::SecondGenesis.into()),
+            Command::OpenSession { ttl_us } => self.open(position, seed, *ttl_us),
+            Command::CloseSession { session } => self.close(position, seed, *session),
+            Command::KeepAlive { session } => Ok(self.keep_alive(session)),
+            Command::Tick => self.tick(position, seed),
+        }
+    }
+
+    #[inline]
+    fn request(
+        &mut self,
+        context: &Context,
+        position: Position,
+        acked_below: Sequence,
+        request: &Bytes,
+        digest: &mut RunningDigest,
+    ) -> Result<Step, Halt> {
+        if !self.is_ours(&context.client) {
+            return Ok(Refusal::LineageMismatch.into());
+        }
+        let Some(session) = self.sessions.get_mut(&context.client) else {
+            return Ok(Refusal::SessionExpired.into());
+        };
+        let limits = &self.genesis.limits;
+        let hash = match session.judge(context.sequence, acked_below, request, self.clock_us, limits) {
+            Verdict::Execute(hash) => hash,
+            Verdict::Repeat(outcome) => return Ok(outcome.into()),
+            Verdict::Refuse(refusal) => return Ok(refusal.into()),
+        };
+        let (result, pushes, logs) = match self.application.call(context, request)? {
+            Ok(output) => (RequestResult::Reply(output.reply), output.pushes, output.logs),
+            Err(trap) => (RequestResult::Trap(trap), Vec::new(), Vec::new()),
+        };
+        self.pushes.keep(position.index, &pushes);
+        let digest = digest.fold_executed(position, position, &result, &pushes);
+        session.store(hash, result.clone(), position, digest);
+        let outcome = Outcome::Executed { result, position, digest };
+        Ok(Step { applied: Applied { outcome, pushes, logs }, folded: true })
+    }
+
+    fn open(&mut self, position: Position, seed: Seed, ttl_us: u64) -> Result<Step, Halt> {
+        let max = self.genesis.limits.sessions;
+        if self.sessions.len() >= max as usize {
+            return Ok(Refusal::SessionsFull { max }.into());
+        }
+        let session = session_id(self.genesis.lineage, seed);
+        if self.sessions.contains(&session) {
+            return Ok(Refusal::SessionIdTaken.into());
+        }
+        let ttl_us = self.genesis.limits.ttl_us(ttl_us);
+        self.sessions.open(session, ttl_us, self.clock_us);
+        let window = self.genesis.limits.session_window;
+        let mut applied = Applied::of(Outcome::SessionOpened { session, ttl_us, window });
+        self.tell(Kind::Connect, position, session, seed, &mut applied)?;
+        Ok(self.with_pushes_kept(position, applied))
+    }
+
+    fn close(&mut self, position: Position, seed: Seed, session: SessionId) -> Result<Step, Halt> {
+        if !self.is_ours(&session) {
+            return Ok(Refusal::LineageMismatch.into());
+        }
+        let existed = self.sessions.close(&session);
+        let mut applied = Applied::of(Outcome::SessionClosed { existed });
+        if existed {
+            self.tell(Kind::Disconnect, position, session, seed, &mut applied)?;
+        }
+        Ok(self.with_pushes_kept(position, applied))
+    }
+
+    fn keep_alive(&mut self, session: &SessionId) -> Step {
+        if !self.is_ours(session) {
+            return Refusal::LineageMismatch.into();
+        }
+        let session = self.sessions.get_mut(session);
+        let existed = session.map(|session| session.touch(self.clock_us)).is_some();
+        Outcome::Kept { existed }.into()
+    }
+
+    /// Sessions expire first, in the order of their ids; then the module has its tick, if it asks for one.
+    fn tick(&mut self, position: Position, seed: Seed) -> Result<Step, Halt> {
+        let passed_us = self.time_us.abs_diff(self.ticked_at_us);
+        self.clock_us = self.clock_us.saturating_add(passed_us.min(2 * self.genesis.limits.tick_us));
+        self.ticked_at_us = self.time_us;
+        let expired = self.sessions.expired(self.clock_us);
+        let count = u32::try_from(expired.len()).expect("there are at most 2^20 sessions");
+        let mut applied = Applied::of(Outcome::Ticked { expired: count });
+        for session in expired {
+            self.sessions.close(&session);
+            self.tell(Kind::Disconnect, position, session, seed, &mut applied)?;
+        }
+        if self.application.wants_ticks() {
+            self.tell(Kind::Tick, position, SessionId::default(), seed, &mut applied)?;
+        }
+        Ok(self.with_pushes_kept(position, applied))
+    }
+
+    /// Calls the module for something else than a request: a reply has nobody to go to, and a trap stays without effect.
+    fn tell(
+        &mut self,
+        kind: Kind,
+        position: Position,
+        client: SessionId,
+        seed: Seed,
+        applied: &mut Applied,
+    ) -> Result<(), Halt> {
+        let context = self.context(kind, position, client, Sequence(0), seed);
+        match self.application.call(&context, &Bytes::new())? {
+            Ok(output) => {
+                applied.pushes.extend(output.pushes);
+                applied.logs.extend(output.logs);
+            }
+            Err(trap) => tracing::warn!(?kind, %position, %trap, "the module trapped; its effect was taken back"),
+        }
+        Ok(())
+    }
+
+    fn with_pushes_kept(&mut self, position: Position, applied: Applied) -> Step {
+        self.pushes.keep(position.index, &applied.pushes);
+        applied.into()
+    }
+
+    #[inline]
+    const fn context(&self, kind: Kind, at: Position, client: SessionId, sequence: Sequence, seed: Seed) -> Context {
+        Context { kind, index: at.index, client, time_us: self.time_us, sequence, seed }
+    }
+
+    #[inline]
+    fn is_ours(&self, session: &SessionId) -> bool {
+        session.0[..LINEAGE_BYTES] == self.genesis.lineage.0.to_le_bytes()[..LINEAGE_BYTES]
+    }
+}
+
+impl Applied {
+    const fn of(outcome: Outcome) -> Self {
+        Self { outcome, pushes: Vec::<Push>::new(), logs: Vec::new() }
+    }
+}
+
+/// Bytes of the lineage in a session's id.
+const LINEAGE_BYTES: usize = 4;
+
+/// The lineage's low 4 bytes, little-endian, then the first 12 of the seed.
+fn session_id(lineage: Lineage, seed: Seed) -> SessionId {
+    let lineage = lineage.0.to_le_bytes();
+    SessionId(std::array::from_fn(|i| if i < LINEAGE_BYTES { lineage[i] } else { seed.0[i - LINEAGE_BYTES] }))
+}
+
+fn hash_of(numbers: &[u64]) -> u64 {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    xxh3_64(&bytes)
+}

@@ -1,0 +1,10 @@
+//! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes.
+
+mod genesis;
+mod harness;
+mod hostile;
+mod load;
+mod pushes;
+mod queries;
+mod rollback;
+mod sessions;

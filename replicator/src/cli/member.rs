@@ -1,0 +1,42 @@
+//! `replicator member`: who does what.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use replicator_client::Client;
+use replicator_proto::replicator::v1 as pb;
+
+use super::{Endpoints, Failure, status::survey};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MemberCommand {
+    /// Hand the primary's part to another voter, without losing a request
+    Transfer(TransferArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TransferArgs {
+    /// The next primary
+    #[arg(value_name = "NODE")]
+    node: String,
+    #[command(flatten)]
+    endpoints: Endpoints,
+}
+
+pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
+    let MemberCommand::Transfer(args) = command;
+    let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
+    let nodes = survey(&client, &args.endpoints.endpoints).await;
+    let primary = nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == pb::NodeState::Primary);
+    let primary = primary.context("no primary is known now; `replicator status` tells why")?;
+    if primary.node_id == args.node {
+        println!("{} is the primary already", args.node);
+        return Ok(());
+    }
+    let address = nodes.iter().find(|n| n.status.as_ref().is_ok_and(|s| s.node_id == primary.node_id)).map(|n| &n.endpoint);
+    let address = address.context("the primary's address is not known")?;
+    let request = pb::TransferPrimaryRequest { node_id: args.node };
+    let moved = client.admin(address).await?.transfer_primary(request).await;
+    let moved = moved.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner();
+    println!("{} → {}", primary.node_id, moved.primary_node_id);
+    Ok(())
+}

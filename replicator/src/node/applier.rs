@@ -1,0 +1,235 @@
+//! The apply loop: the one place that owns the machine, on a thread of its own.
+//!
+//! It applies committed entries in order, answers who waits for them, hands pushes to subscribers, and runs queries between
+//! batches. A module that burns all its fuel holds up this thread and nothing else.
+
+use std::{mem, sync::Arc};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use replicator_machine::{Entry, Genesis, Halt, Machine, QueryOutcome};
+use replicator_types::{Digest, LogIndex, ModuleHash, Position, SessionId, codec};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    subscriptions::{Hub, Subscribe},
+    waiters::{Done, Waiters},
+};
+use crate::replication::{ApplySink, Committed};
+
+/// How many messages may wait for the loop.
+const WORK_MAX: usize = 1_024;
+
+/// Where the machine is, after a batch.
+#[derive(Debug, Clone, Default)]
+pub struct AppliedState {
+    /// The last applied entry.
+    pub position: Option<Position>,
+    /// The running digest after it.
+    pub digest: Digest,
+    /// The genesis entry, once applied.
+    pub genesis: Option<Arc<Genesis>>,
+    /// Whether the primary should propose ticks.
+    pub wants_ticks: bool,
+    /// Open sessions.
+    pub sessions: u64,
+    /// The module's linear memory.
+    pub memory_bytes: u64,
+    /// Traps since the process began, replayed ones included.
+    pub traps: u64,
+    /// How the module describes itself.
+    pub module: String,
+    /// Why the machine stands still; None while it goes on.
+    pub halted: Option<String>,
+}
+
+impl AppliedState {
+    /// The applied index.
+    #[must_use]
+    pub fn index(&self) -> Option<LogIndex> {
+        self.position.map(|position| position.index)
+    }
+}
+
+/// One query, and where its answer goes.
+pub(super) struct Query {
+    pub(super) session: Option<SessionId>,
+    pub(super) request: Bytes,
+    pub(super) answer: oneshot::Sender<(QueryOutcome, LogIndex)>,
+}
+
+pub(super) enum Work {
+    Apply(Vec<Committed>, oneshot::Sender<()>),
+    Query(Query),
+    Subscribe(Subscribe),
+    HasSession(SessionId, oneshot::Sender<bool>),
+    StateHash(oneshot::Sender<(Digest, Option<LogIndex>)>),
+}
+
+/// Gets a module that the machine needs and doesn't have. Ends when it is in the store.
+pub(super) type FetchModule = Arc<dyn Fn(ModuleHash) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// A handle on the loop.
+#[derive(Clone)]
+pub(super) struct Applier {
+    work: mpsc::Sender<Work>,
+    pub(super) state: watch::Receiver<AppliedState>,
+}
+
+impl Applier {
+    /// A handle, and the loop's body, to be run on its own thread.
+    pub(super) fn new(machine: Machine, waiters: Arc<Waiters>, fetch: FetchModule) -> (Self, BoxFuture<'static, ()>) {
+        let (work, queue) = mpsc::channel(WORK_MAX);
+        let (publish, state) = watch::channel(AppliedState::default());
+        let applying = Loop { machine, waiters, fetch, publish, genesis: None, hub: Hub::default(), logged_traps: 0 };
+        (Self { work, state }, applying.run(queue).boxed())
+    }
+
+    /// Gives work to the loop. False: the loop has ended.
+    pub(super) async fn give(&self, work: Work) -> bool {
+        self.work.send(work).await.is_ok()
+    }
+}
+
+impl ApplySink for Applier {
+    fn apply(&self, batch: Vec<Committed>) -> BoxFuture<'static, ()> {
+        let work = self.work.clone();
+        async move {
+            let (done, applied) = oneshot::channel();
+            if work.send(Work::Apply(batch, done)).await.is_err() || applied.await.is_err() {
+                std::future::pending::<()>().await; // Halted: replication goes on (safety rule 18).
+            }
+        }
+        .boxed()
+    }
+}
+
+struct Loop {
+    machine: Machine,
+    waiters: Arc<Waiters>,
+    fetch: FetchModule,
+    publish: watch::Sender<AppliedState>,
+    genesis: Option<Arc<Genesis>>,
+    hub: Hub,
+    logged_traps: u64,
+}
+
+impl Loop {
+    async fn run(mut self, mut queue: mpsc::Receiver<Work>) {
+        let mut batch = Vec::with_capacity(WORK_MAX);
+        while queue.recv_many(&mut batch, WORK_MAX).await > 0 {
+            let mut queries = Vec::new();
+            for work in batch.drain(..) {
+                match work {
+                    Work::Query(query) => queries.push(query),
+                    work => {
+                        if let Err(halt) = self.queries(mem::take(&mut queries)) {
+                            return self.halt(&halt, queue).await;
+                        }
+                        if let Err(halt) = self.handle(work).await {
+                            return self.halt(&halt, queue).await;
+                        }
+                    }
+                }
+            }
+            if let Err(halt) = self.queries(queries) {
+                return self.halt(&halt, queue).await;
+            }
+        }
+    }
+
+    async fn handle(&mut self, work: Work) -> Result<(), String> {
+        match work {
+            Work::Apply(batch, done) => {
+                self.apply(batch).await?;
+                let _ = done.send(());
+            }
+            Work::Query(_) => unreachable!("queries are grouped by the caller"),
+            Work::Subscribe(subscribe) => self.hub.subscribe(subscribe, &self.machine),
+            Work::HasSession(session, answer) => drop(answer.send(self.machine.has_session(&session))),
+            Work::StateHash(answer) => {
+                let hash = self.machine.state_hash();
+                let _ = answer.send((hash, self.machine.applied().map(|at| at.index)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, batch: Vec<Committed>) -> Result<(), String> {
+        let mut finished = Vec::with_capacity(batch.len());
+        for (position, encoded) in batch {
+            let Some(encoded) = encoded else {
+                self.machine.skip(position);
+                continue;
+            };
+            // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
+            let entry: Entry = codec::decode(&encoded)
+                .map_err(|error| format!("log entry {position} can't be read: {error}"))?;
+            let applied = loop {
+                match self.machine.apply(position, &entry) {
+                    Ok(applied) => break applied,
+                    Err(Halt::ModuleMissing(hash)) => (self.fetch)(hash).await,
+                    Err(halt) => return Err(halt.to_string()),
+                }
+            };
+            for line in &applied.logs {
+                tracing::info!(target: "module", index = position.index.0, "{line}");
+            }
+            self.hub.publish(position.index, &applied.pushes);
+            finished.push((entry.seed, Done { position, outcome: applied.outcome, digest: self.machine.digest() }));
+        }
+        self.publish();
+        self.waiters.complete(finished.into_iter());
+        Ok(())
+    }
+
+    /// Answers a group of queries on one view of the state.
+    fn queries(&mut self, group: Vec<Query>) -> Result<(), String> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let index = self.machine.applied().map_or(LogIndex(0), |at| at.index);
+        let requests = group.iter().map(|query| (query.session, &query.request[..]));
+        let outcomes = self.machine.query_group(requests).map_err(|halt| halt.to_string())?;
+        for (query, outcome) in group.into_iter().zip(outcomes) {
+            let _ = query.answer.send((outcome, index));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let stats = self.machine.stats();
+        if self.genesis.is_none() {
+            self.genesis = self.machine.genesis().cloned().map(Arc::new);
+        }
+        if stats.traps > self.logged_traps {
+            self.logged_traps = stats.traps;
+            tracing::warn!(traps = stats.traps, "the module trapped; its effects were rolled back");
+        }
+        self.publish.send_replace(AppliedState {
+            position: self.machine.applied(),
+            digest: self.machine.digest(),
+            genesis: self.genesis.clone(),
+            wants_ticks: self.machine.wants_ticks(),
+            sessions: stats.sessions,
+            memory_bytes: stats.memory_bytes,
+            traps: stats.traps,
+            module: stats.module_description,
+            halted: None,
+        });
+    }
+
+    /// Stands still for ever, and says why. Nobody is answered any more; the process goes on replicating.
+    async fn halt(self, halt: &str, mut queue: mpsc::Receiver<Work>) {
+        tracing::error!(halt, "the machine has halted; this node answers nothing until it is restarted");
+        self.publish.send_modify(|state| state.halted = Some(halt.to_owned()));
+        self.waiters.clear();
+        let mut held = Vec::new();
+        while let Some(work) = queue.recv().await {
+            // An unanswered Apply keeps the strategy waiting; anything else is dropped, which its sender sees.
+            if let Work::Apply(_, done) = work {
+                held.push(done);
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Gets entries to the primary, wherever it is, in the order in which clients gave them.
+//!
+//! An entry stays pending until this node has applied it or its client has given up. After any doubt (a new primary, a
+//! refusal, a lost answer, a long silence) every pending entry is proposed again, in order: the session table makes repeats
+//! harmless, and order keeps a session's pipeline free of gaps.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use replicator_types::Seed;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::waiters::Waiters;
+use crate::{
+    replication::{Rejected, Strategy, View},
+    transport::{Envelope, Peers},
+};
+
+/// Entries in one batch.
+const BATCH_ENTRIES_MAX: usize = 1_024;
+/// Bytes in one batch, unless a single entry is larger.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// After a refusal, before the next try.
+const BACKOFF: Duration = Duration::from_millis(20);
+/// After this long without an answer, entries are proposed again; doubles with each time.
+const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+
+/// An entry on its way.
+pub(super) struct Proposal {
+    pub(super) seed: Seed,
+    pub(super) encoded: Bytes,
+}
+
+pub(super) struct Proposer {
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) strategy: Arc<dyn Strategy>,
+    pub(super) peers: Peers,
+    /// With this node as sender; the receiver is filled in.
+    pub(super) envelope: Envelope,
+}
+
+/// What is pending, and how much of it has been given to the current primary.
+#[derive(Default)]
+struct Pending {
+    queue: VecDeque<Proposal>,
+    given: usize,
+}
+
+impl Pending {
+    /// Drops what nobody waits for: at the front, and everywhere before a repeat.
+    fn prune(&mut self, waiters: &Waiters) {
+        while self.queue.front().is_some_and(|proposal| !waiters.contains(proposal.seed)) {
+            self.queue.pop_front();
+            self.given = self.given.saturating_sub(1);
+        }
+    }
+
+    fn repeat(&mut self, waiters: &Waiters) {
+        self.queue.retain(|proposal| waiters.contains(proposal.seed));
+        self.given = 0;
+    }
+
+    /// The next batch to give, still in the queue.
+    fn batch(&self) -> impl Iterator<Item = &Proposal> {
+        let mut bytes = 0;
+        self.queue.iter().skip(self.given).take(BATCH_ENTRIES_MAX).take_while(move |proposal| {
+            let first = bytes == 0;
+            bytes += proposal.encoded.len();
+            first || bytes <= BATCH_BYTES_MAX
+        })
+    }
+}
+
+/// What became of a batch.
+enum Given {
+    /// A primary has it, and may yet refuse it.
+    Taken(Option<BoxFuture<'static, Rejected>>),
+    /// It was not, or perhaps not, taken.
+    Doubtful,
+}
+
+impl Proposer {
+    pub(super) async fn run(self, mut incoming: mpsc::Receiver<Proposal>) {
+        let mut view: watch::Receiver<View> = self.strategy.view();
+        let mut pending = Pending::default();
+        let mut results: FuturesUnordered<BoxFuture<'static, Rejected>> = FuturesUnordered::new();
+        let mut fresh = Vec::with_capacity(BATCH_ENTRIES_MAX);
+        let mut silence = SILENCE;
+        let mut repeat_at = Instant::now() + silence;
+        let mut give_at = Instant::now();
+        loop {
+            pending.prune(&self.waiters);
+            let all_given = pending.given == pending.queue.len();
+            if all_given {
+                silence = if pending.queue.is_empty() { SILENCE } else { silence };
+            }
+            let idle = pending.queue.is_empty();
+            let room = pending.queue.len() < 16 * BATCH_ENTRIES_MAX;
+            tokio::select! {
+                biased;
+                changed = view.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    pending.repeat(&self.waiters);
+                    give_at = Instant::now();
+                    silence = SILENCE;
+                }
+                Some(Rejected(rejected)) = results.next() => {
+                    if rejected {
+                        pending.repeat(&self.waiters);
+                        give_at = Instant::now() + BACKOFF;
+                    }
+                    continue;
+                }
+                taken = incoming.recv_many(&mut fresh, BATCH_ENTRIES_MAX), if room => {
+                    if taken == 0 {
+                        return;
+                    }
+                    if idle {
+                        repeat_at = Instant::now() + silence;
+                    }
+                    pending.queue.extend(fresh.drain(..));
+                }
+                () = tokio::time::sleep_until(give_at), if !all_given => {}
+                () = tokio::time::sleep_until(repeat_at), if !idle => {
+                    pending.repeat(&self.waiters);
+                    silence = (2 * silence).min(SILENCE_MAX);
+                    repeat_at = Instant::now() + silence;
+                }
+            }
+            if Instant::now() >= give_at && pending.given < pending.queue.len() {
+                let now = view.borrow().clone();
+                if let Given::Taken(result) = self.give(&mut pending, &now).await {
+                    results.extend(result);
+                    repeat_at = Instant::now() + silence;
+                } else {
+                    pending.repeat(&self.waiters);
+                    give_at = Instant::now() + BACKOFF;
+                }
+            }
+        }
+    }
+
+    /// Gives the next batch to the primary.
+    async fn give(&self, pending: &mut Pending, view: &View) -> Given {
+        let Some(primary) = view.primary() else { return Given::Doubtful };
+        let wanted = self.waiters.mark_proposed(pending.batch().map(|proposal| proposal.seed));
+        let batch = pending.batch().zip(&wanted).filter(|(_, wanted)| **wanted);
+        let batch: Vec<Bytes> = batch.map(|(proposal, _)| proposal.encoded.clone()).collect();
+        let given = if batch.is_empty() {
+            Given::Taken(None)
+        } else if primary.disk == self.envelope.from {
+            match self.strategy.propose(batch).await {
+                Ok(result) => Given::Taken(Some(result)),
+                Err(error) => {
+                    tracing::debug!(%error, "proposing failed");
+                    Given::Doubtful
+                }
+            }
+        } else {
+            let envelope = Envelope { to: primary.disk, ..self.envelope };
+            let proposed = match self.peers.channel(&primary.peer_address) {
+                Ok(channel) => channel.propose(envelope, batch, SILENCE).await,
+                Err(error) => Err(error),
+            };
+            match proposed {
+                Ok(true) => Given::Taken(None),
+                Ok(false) => Given::Doubtful,
+                Err(error) => {
+                    tracing::debug!(%error, primary = primary.node, "passing entries on failed");
+                    Given::Doubtful
+                }
+            }
+        };
+        if matches!(given, Given::Taken(_)) {
+            pending.given += wanted.len();
+        }
+        given
+    }
+}

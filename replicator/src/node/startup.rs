@@ -1,0 +1,459 @@
+//! From a folder to a running replica.
+//!
+//! A blank disk waits: to be founded by `replicator init`, to be let in by a primary that it asks, or to be spoken to by one. A disk that has
+//! a log asks the voters about itself first. Nobody bootstraps by itself (safety rule 1).
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use replicator_machine::{Command, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint};
+use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, ModuleStore, NodeDir, StorageError};
+use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Applier, Node, Running, Stage, WAITERS_MAX, Waiters,
+    applier::FetchModule,
+    proposer::Proposer,
+    reads::Reads,
+};
+use crate::{
+    config::NodeConfig,
+    replication::{
+        Member, Role, Strategy, View, VoteStore,
+        majority::{Majority, Parts},
+    },
+    seams::Seams,
+    transport::{Envelope, Join, Peers},
+};
+
+/// The largest module that is fetched from a peer.
+const MODULE_BYTES_MAX: usize = 64 << 20;
+/// The application log's name in the folder.
+const LOG: &str = "log";
+const RETRY: Duration = Duration::from_millis(300);
+const FOUND_MAX: Duration = Duration::from_secs(30);
+
+/// Why a node doesn't start, or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its files.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A thread or the group.
+    #[error("can't start the replication group: {0}")]
+    Io(#[from] std::io::Error),
+    /// The folder is an old copy of itself.
+    #[error(
+        "{} is an old copy of this node's folder: {peer} {what}. Its votes may be outdated, so it must not take part. \
+         Start the node with --rejoin: it sets the folder's content aside and joins as a new disk, from its peers",
+        dir.display()
+    )]
+    Regressed {
+        /// The folder.
+        dir: PathBuf,
+        /// Who knows better.
+        peer: String,
+        /// What it knows.
+        what: String,
+    },
+    /// Another disk has taken its place.
+    #[error(
+        "disk {disk} is no longer a member: another disk has joined as {node}. To use this folder's place again, stop \
+         that one and start this node with --rejoin"
+    )]
+    Replaced {
+        /// The name.
+        node: String,
+        /// This disk.
+        disk: DiskId,
+    },
+    /// The folder is of a cluster with another mode.
+    #[error("the cluster in {} runs in {stored} mode, and the configuration says {configured}; correct the latter", dir.display())]
+    Mode {
+        /// The folder.
+        dir: PathBuf,
+        /// Its mode.
+        stored: String,
+        /// The configured one.
+        configured: String,
+    },
+}
+
+impl StartError {
+    /// Whether the disk can't be trusted: the process exits with 3.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Storage(StorageError::Damaged { .. }) | Self::Regressed { .. })
+    }
+}
+
+/// What `replicator init` decides.
+#[derive(Debug, Clone)]
+pub struct Founding {
+    /// The new cluster.
+    pub cluster: ClusterId,
+    /// Its voters, the receiver among them.
+    pub members: Vec<Member>,
+    /// Its module.
+    pub module: ModuleHash,
+    /// For the module.
+    pub app_config: Bytes,
+    /// For ever.
+    pub limits: Limits,
+}
+
+/// The vote in `meta`.
+struct MetaVotes(NodeDir);
+
+impl VoteStore for MetaVotes {
+    fn vote(&self) -> Option<Vec<u8>> {
+        self.0.meta().vote
+    }
+
+    fn save_vote(&self, vote: Vec<u8>) -> Result<(), StorageError> {
+        self.0.update(|meta| meta.vote = Some(vote))
+    }
+}
+
+/// The module store, as the machine sees it.
+struct Modules(ModuleStore);
+
+impl ModuleSource for Modules {
+    fn module(&self, hash: &ModuleHash) -> Option<Bytes> {
+        // A damaged file counts as missing: it is fetched again and replaced.
+        self.0.get(*hash).unwrap_or_else(|error| {
+            tracing::error!(%error, "fetching the module again");
+            None
+        })
+    }
+}
+
+impl Node {
+    /// Opens the folder and begins to start. The returned node answers from now on, with "not ready" for a while.
+    ///
+    /// # Errors
+    /// If the folder is locked, another node's or damaged, or a thread can't be started.
+    pub fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, StartError> {
+        let dir = NodeDir::open(&config.data_dir, config.name.as_str())?;
+        let meta = dir.meta();
+        if let Some(stored) = meta.mode.filter(|stored| *stored != config.mode.to_string()) {
+            let (dir, configured) = (dir.path().to_owned(), config.mode.to_string());
+            return Err(StartError::Mode { dir, stored, configured });
+        }
+        let (log, report) = DiskLog::open(&dir, LOG, DiskLogOptions::default())?;
+        // Raised before anything is sent, so that no two starts of a disk are ever taken for one (safety rule 2).
+        let incarnation = dir.raise_incarnation()?;
+        tracing::info!(?report, "opened the log");
+
+        let modules = dir.modules()?;
+        let waiters = Arc::new(Waiters::new(WAITERS_MAX));
+        let machine = Machine::new(Arc::new(Modules(modules.clone())));
+        let (missing, to_fetch) = mpsc::channel::<(ModuleHash, oneshot::Sender<()>)>(1);
+        let fetch: FetchModule = Arc::new(move |hash| {
+            let missing = missing.clone();
+            async move {
+                let (done, fetched) = oneshot::channel();
+                let _ = missing.send((hash, done)).await;
+                let _ = fetched.await;
+            }
+            .boxed()
+        });
+        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch);
+        seams.threads.start_apply("apply", applying)?;
+
+        let (founding, foundings) = mpsc::channel(1);
+        let (adoptions, adopted) = mpsc::channel(1);
+        let node = Arc::new(Self {
+            disk: meta.disk,
+            incarnation,
+            peers: Peers::new(seams.network.clone()),
+            stage: watch::Sender::new(Stage::Blank("starting".into())),
+            failed: watch::Sender::new(None),
+            log: Arc::new(log),
+            config,
+            seams,
+            dir,
+            modules,
+            waiters,
+            applier,
+            founding,
+            adoptions,
+        });
+        tokio::spawn(node.clone().fetch_modules(to_fetch));
+        let starting = node.clone();
+        tokio::spawn(async move {
+            if let Err(error) = starting.come_up(foundings, adopted).await {
+                starting.fail(error.to_string());
+            }
+        });
+        Ok(node)
+    }
+
+    async fn come_up(
+        self: &Arc<Self>,
+        mut foundings: mpsc::Receiver<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
+        mut adopted: mpsc::Receiver<(ClusterId, Lineage)>,
+    ) -> Result<(), StartError> {
+        // A disk without a log has promised nothing that counts, whatever cluster it was about to join.
+        let meta = self.dir.meta();
+        let known = meta.cluster.filter(|_| self.log.ends().last.is_some() || meta.vote.is_some());
+        let mut founder = None;
+        let (cluster, lineage) = match known {
+            Some(cluster) => {
+                self.check_disk().await?;
+                cluster
+            }
+            None => {
+                let (cluster, by) = self.wait_for_cluster(&mut foundings, &mut adopted).await;
+                founder = by;
+                let mode = self.config.mode.to_string();
+                self.dir.update(|meta| {
+                    meta.cluster = Some(cluster);
+                    meta.mode = Some(mode);
+                })?;
+                cluster
+            }
+        };
+        let running = self.take_part(cluster, lineage).await?;
+        if let Some((founding, answer)) = founder {
+            let founded = match running.strategy.found(founding.members.clone()).await {
+                Ok(()) => self.begin_history(&running, founding).await,
+                Err(error) => Err(error),
+            };
+            let _ = answer.send(founded);
+        }
+        // An interrupted `init` is finished by calling it again: the group is there, the genesis entry isn't.
+        while let Some((founding, answer)) = foundings.recv().await {
+            let begun = self.applier.state.borrow().genesis.is_some();
+            let founded = if begun {
+                Err(format!("{} belongs to cluster {} already; `init` makes new clusters only", self.config.name, running.cluster))
+            } else {
+                self.begin_history(&running, founding).await
+            };
+            let _ = answer.send(founded);
+        }
+        Ok(())
+    }
+
+    /// Waits until somebody makes this disk part of a cluster, asking the peers to.
+    #[allow(clippy::type_complexity, reason = "one caller, and the parts are named there")]
+    async fn wait_for_cluster(
+        &self,
+        foundings: &mut mpsc::Receiver<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
+        adopted: &mut mpsc::Receiver<(ClusterId, Lineage)>,
+    ) -> ((ClusterId, Lineage), Option<(Founding, oneshot::Sender<Result<LogIndex, String>>)>) {
+        let mut detail = "waits for `replicator init`, or for a cluster among its peers to let it in".to_owned();
+        loop {
+            self.stage.send_replace(Stage::Blank(detail.clone()));
+            tokio::select! {
+                biased;
+                Some((founding, answer)) = foundings.recv() => {
+                    match self.check_founding(&founding) {
+                        Ok(()) => {
+                            let lineage = Lineage(u64::from_le_bytes(self.seams.random()));
+                            return ((founding.cluster, lineage), Some((founding, answer)));
+                        }
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
+                Some(cluster) = adopted.recv() => return (cluster, None),
+                asked = self.ask_to_join() => match asked {
+                    Ok(cluster) => return (cluster, None),
+                    Err(Some(why)) => {
+                        if detail != why {
+                            tracing::warn!("not let in yet: {why}");
+                        }
+                        detail = why;
+                    }
+                    Err(None) => {}
+                },
+            }
+        }
+    }
+
+    fn check_founding(&self, founding: &Founding) -> Result<(), String> {
+        match self.modules.get(founding.module) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(format!("{} doesn't have module {}", self.config.name, founding.module)),
+            Err(error) => return Err(error.to_string()),
+        }
+        founding.limits.validate().map_err(|error| error.to_string())?;
+        if !founding.members.iter().any(|member| member.disk == self.disk) {
+            return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
+        }
+        match founding.members.len() {
+            1 | 3 | 5 => Ok(()),
+            n => Err(format!("{n} members: a majority cluster has 1, 3 or 5")),
+        }
+    }
+
+    /// Asks every peer once. `Err(Some)`: a cluster is there, and refuses.
+    async fn ask_to_join(&self) -> Result<(ClusterId, Lineage), Option<String>> {
+        tokio::time::sleep(RETRY).await;
+        let join = self.join_request();
+        let mut why = None;
+        for peer in &self.config.peers {
+            let mut address = peer.peer_address.to_string();
+            for _hop in 0..2 {
+                let Ok(channel) = self.peers.channel(&address) else { break };
+                let Ok(answer) = channel.join(&join, Duration::from_secs(1)).await else { break };
+                match (answer.cluster, answer.accepted, answer.primary_peer_address) {
+                    (Some(cluster), true, _) => return Ok(cluster),
+                    (Some(_), false, Some(primary)) => address = primary,
+                    (Some((cluster, _)), false, None) => {
+                        why = Some(format!("cluster {cluster} doesn't let this disk in: {}", answer.detail));
+                        break;
+                    }
+                    (None, ..) => break,
+                }
+            }
+        }
+        Err(why)
+    }
+
+    fn join_request(&self) -> Join {
+        Join {
+            node: self.config.name.to_string(),
+            disk: self.disk,
+            client_address: self.config.client_address.to_string(),
+            peer_address: self.config.peer_address.to_string(),
+        }
+    }
+
+    async fn take_part(self: &Arc<Self>, cluster: ClusterId, lineage: Lineage) -> Result<Arc<Running>, StartError> {
+        let parts = Parts {
+            cluster: (cluster, lineage),
+            disk: self.disk,
+            incarnation: self.incarnation,
+            log: self.log.clone(),
+            votes: Arc::new(MetaVotes(self.dir.clone())),
+            sink: Arc::new(self.applier.clone()),
+            timing: self.config.timing,
+        };
+        let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.seams).await?);
+        let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
+        let (proposals, incoming) = mpsc::channel(1_024);
+        let (reads, readers) = mpsc::channel(1_024);
+        let (waiters, peers) = (self.waiters.clone(), self.peers.clone());
+        let proposer = Proposer { waiters, strategy: strategy.clone(), peers: peers.clone(), envelope };
+        tokio::spawn(proposer.run(incoming));
+        tokio::spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
+        let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });
+        tokio::spawn(self.clone().watch_group(running.clone()));
+        tokio::spawn(self.clone().remember_members(running.clone()));
+        tokio::spawn(self.clone().tick(running.clone()));
+        self.stage.send_replace(Stage::Running(running.clone()));
+        tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
+        Ok(running)
+    }
+
+    /// Gets the genesis entry into the log, through whichever primary the new group elects.
+    async fn begin_history(&self, running: &Running, founding: Founding) -> Result<LogIndex, String> {
+        let genesis = Genesis {
+            cluster: running.cluster,
+            lineage: running.lineage,
+            module: founding.module,
+            app_config: founding.app_config,
+            limits: founding.limits,
+            engine: engine_fingerprint(),
+        };
+        let deadline = Self::deadline(FOUND_MAX);
+        match self.submit(Command::Genesis(Box::new(genesis)), deadline).await {
+            Ok(done) if done.outcome == Outcome::Genesis => Ok(done.position.index),
+            Ok(done) => Err(format!("the genesis entry became {:?}", done.outcome)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Ends the process when the group can't go on.
+    async fn watch_group(self: Arc<Self>, running: Arc<Running>) {
+        let why = running.strategy.stopped().await;
+        self.fail(format!("the replication group has stopped: {why}"));
+    }
+
+    /// Keeps the members in `meta`, for the next start, and asks to become a voter while this disk isn't one.
+    async fn remember_members(self: Arc<Self>, running: Arc<Running>) {
+        let mut view = running.strategy.view();
+        loop {
+            let now: View = view.borrow_and_update().clone();
+            let members: Vec<MemberMemory> = now.members.iter().map(memory).collect();
+            if !members.is_empty() && self.dir.meta().members != members {
+                let dir = self.dir.clone();
+                let stored = tokio::task::spawn_blocking(move || dir.update(|meta| meta.members = members));
+                if let Ok(Err(error)) = stored.await {
+                    return self.fail(error.to_string());
+                }
+            }
+            let learns = now.role == Role::Learner && now.members.iter().any(|m| m.disk == self.disk && !m.voter);
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() {
+                    return;
+                },
+                _ = self.ask_to_join(), if learns || now.members.is_empty() => {}
+            }
+        }
+    }
+
+    /// The primary's timer: moves the session clock on, as long as there are sessions.
+    async fn tick(self: Arc<Self>, running: Arc<Running>) {
+        loop {
+            let tick_us = self.limits().map_or(1_000_000, |limits| limits.tick_us);
+            tokio::time::sleep(Duration::from_micros(tick_us)).await;
+            let primary = running.strategy.view().borrow().role == Role::Primary;
+            if primary && self.applier.state.borrow().wants_ticks {
+                let deadline = Self::deadline(Duration::from_micros(tick_us));
+                let _ = self.submit(Command::Tick, deadline).await;
+            }
+        }
+    }
+
+    /// Gets missing modules from whichever peer has them, checking their hash.
+    async fn fetch_modules(self: Arc<Self>, mut missing: mpsc::Receiver<(ModuleHash, oneshot::Sender<()>)>) {
+        while let Some((hash, done)) = missing.recv().await {
+            tracing::info!(%hash, "fetching a module");
+            while !self.fetch_module(hash).await {
+                tokio::time::sleep(RETRY).await;
+            }
+            let _ = done.send(());
+        }
+    }
+
+    async fn fetch_module(&self, hash: ModuleHash) -> bool {
+        if matches!(self.modules.get(hash), Ok(Some(_))) {
+            return true;
+        }
+        for peer in &self.config.peers {
+            let Ok(channel) = self.peers.channel(peer.peer_address.as_str()) else { continue };
+            let bytes = match channel.fetch_module(hash, MODULE_BYTES_MAX).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::debug!(%error, peer = %peer.name, "no module from this peer");
+                    continue;
+                }
+            };
+            if ModuleHash(Sha256::digest(&bytes).into()) != hash {
+                tracing::warn!(peer = %peer.name, %hash, "the peer sent other bytes under this hash");
+                continue;
+            }
+            let modules = self.modules.clone();
+            match tokio::task::spawn_blocking(move || modules.put(&bytes)).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(error)) => self.fail(error.to_string()),
+                Err(error) => tracing::error!(%error, "storing a module"),
+            }
+        }
+        false
+    }
+}
+
+fn memory(member: &Member) -> MemberMemory {
+    MemberMemory {
+        node: member.node.clone(),
+        disk: member.disk,
+        peer_address: member.peer_address.clone(),
+        voter: member.voter,
+    }
+}

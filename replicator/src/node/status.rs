@@ -1,0 +1,124 @@
+//! What a node tells of itself.
+
+use replicator_storage::Log;
+use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
+
+use super::{AppliedState, Node, NodeError, Stage, applier::Work};
+use crate::replication::{Member, Role};
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// No cluster yet.
+    Blank,
+    /// Asks its peers about its disk.
+    Checking,
+    /// Takes part, in this role.
+    Running(Role),
+    /// Stands still.
+    Halted,
+}
+
+/// A node's own view.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its name.
+    pub node: String,
+    /// Its disk.
+    pub disk: DiskId,
+    /// How often that was started.
+    pub incarnation: Incarnation,
+    /// Its cluster and history.
+    pub cluster: Option<(ClusterId, Lineage)>,
+    /// What it does.
+    pub condition: Condition,
+    /// More about that, for people.
+    pub detail: String,
+    /// The current term.
+    pub epoch: Epoch,
+    /// The primary, if known.
+    pub primary: Option<Member>,
+    /// The members, and on the primary how far each log is known to be durable.
+    pub members: Vec<(Member, LogIndex)>,
+    /// The end of the log.
+    pub last: LogIndex,
+    /// Its durable end.
+    pub durable: LogIndex,
+    /// Its committed end.
+    pub committed: LogIndex,
+    /// The machine.
+    pub applied: AppliedState,
+}
+
+impl Node {
+    /// What this node is, holds and sees, now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let applied = self.applier.state.borrow().clone();
+        let ends = self.log.ends();
+        let index = |at: Option<replicator_types::Position>| at.map_or(LogIndex(0), |at| at.index);
+        let mut status = Status {
+            node: self.config.name.to_string(),
+            disk: self.disk,
+            incarnation: self.incarnation,
+            cluster: self.dir.meta().cluster,
+            condition: Condition::Blank,
+            detail: String::new(),
+            epoch: Epoch(0),
+            primary: None,
+            members: Vec::new(),
+            last: index(ends.last),
+            durable: index(ends.durable),
+            committed: LogIndex(0),
+            applied,
+        };
+        match self.stage.borrow().clone() {
+            Stage::Blank(detail) => {
+                // A cluster that was never heard of again binds nobody.
+                status.cluster = None;
+                status.detail = detail;
+            }
+            Stage::Checking(detail) => (status.condition, status.detail) = (Condition::Checking, detail),
+            Stage::Running(running) => {
+                let view = running.strategy.view().borrow().clone();
+                let progress = running.strategy.progress();
+                let matched = |disk| progress.matched.iter().find(|(d, _)| *d == disk).map_or(LogIndex(0), |(_, i)| *i);
+                status.condition = Condition::Running(view.role);
+                status.epoch = view.epoch;
+                status.primary = view.primary().cloned();
+                status.members = view.members.iter().map(|m| (m.clone(), matched(m.disk))).collect();
+                status.committed = progress.committed.unwrap_or_default();
+                if status.primary.is_none() {
+                    status.detail = self.why_no_primary();
+                }
+            }
+        }
+        if let Some(reason) = &status.applied.halted {
+            (status.condition, status.detail) = (Condition::Halted, reason.clone());
+        }
+        status
+    }
+
+    /// Whether clients are served: the node takes part, knows a primary, has begun its history, and has not halted.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let status = self.status();
+        matches!(status.condition, Condition::Running(role) if role != Role::Learner)
+            && status.primary.is_some()
+            && status.applied.genesis.is_some()
+    }
+
+    /// The hash of the whole state, and the index it belongs to. Costs time in proportion to the state.
+    ///
+    /// # Errors
+    /// If the machine has halted.
+    pub async fn state_hash(&self) -> Result<(Digest, LogIndex), NodeError> {
+        self.check_halted()?;
+        let (answer, hashed) = tokio::sync::oneshot::channel();
+        self.applier.give(Work::StateHash(answer)).await;
+        let (hash, index) = hashed.await.map_err(|_| {
+            self.check_halted().err().unwrap_or_else(|| NodeError::NotReady("this node is stopping".into()))
+        })?;
+        Ok((hash, index.unwrap_or_default()))
+    }
+}

@@ -1,0 +1,113 @@
+//! Pushes on their way to subscribers.
+//!
+//! The apply loop owns the hub. A subscription begins with what is retained after its cursor and goes on with what is applied, without a gap,
+//! as both happen on that one thread. A subscriber that doesn't keep up is dropped, and begins again after its last cursor.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use replicator_machine::{CursorExpired, Machine, Push, PushCursor, RetainedPush};
+use replicator_types::LogIndex;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many pushes may wait for one subscriber.
+pub(super) const BACKLOG_MAX: usize = 1_024;
+
+/// To whom a push goes: a session, or the hash of a topic.
+pub type Target = [u8; 16];
+
+/// Asks the hub for a subscription.
+pub(super) struct Subscribe {
+    pub(super) targets: Vec<Target>,
+    /// None: from now on.
+    pub(super) after: Option<PushCursor>,
+    pub(super) answer: oneshot::Sender<Result<Subscribed, CursorExpired>>,
+}
+
+/// A running subscription.
+pub struct Subscribed {
+    /// Everything after this place will come.
+    pub from: PushCursor,
+    /// What comes. Ends when the subscriber falls too far behind.
+    pub pushes: mpsc::Receiver<RetainedPush>,
+}
+
+struct Subscriber {
+    targets: Vec<Target>,
+    pushes: mpsc::Sender<RetainedPush>,
+}
+
+/// All subscriptions of this node.
+#[derive(Default)]
+pub(super) struct Hub {
+    subscribers: BTreeMap<u64, Subscriber>,
+    by_target: HashMap<Target, Vec<u64>>,
+    next_id: u64,
+}
+
+impl Hub {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe, machine: &Machine) {
+        self.forget_gone();
+        let now = PushCursor::end_of(machine.applied().map_or(LogIndex(0), |at| at.index));
+        let after = subscribe.after.unwrap_or(now);
+        let (pushes, receiver) = mpsc::channel(BACKLOG_MAX);
+        let mut complete = true;
+        match machine.pushes_after(after, usize::MAX) {
+            Err(expired) => return drop(subscribe.answer.send(Err(expired))),
+            Ok(retained) => {
+                let wanted = retained.into_iter().filter(|retained| subscribe.targets.contains(&retained.push.to));
+                for retained in wanted {
+                    if pushes.try_send(retained).is_err() {
+                        complete = false; // The rest follows when the subscriber begins again after these.
+                        break;
+                    }
+                }
+            }
+        }
+        if complete {
+            let id = self.next_id;
+            self.next_id += 1;
+            for target in &subscribe.targets {
+                self.by_target.entry(*target).or_default().push(id);
+            }
+            self.subscribers.insert(id, Subscriber { targets: subscribe.targets, pushes });
+        }
+        let _ = subscribe.answer.send(Ok(Subscribed { from: after, pushes: receiver }));
+    }
+
+    pub(super) fn publish(&mut self, index: LogIndex, pushes: &[Push]) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let mut behind = HashSet::new();
+        for (push, ordinal) in pushes.iter().zip(0..) {
+            for id in self.by_target.get(&push.to).into_iter().flatten() {
+                if behind.contains(id) {
+                    continue; // No gap: what follows a push that was left out is left out too.
+                }
+                let retained = RetainedPush { cursor: PushCursor { index, ordinal }, push: push.clone() };
+                let sent = self.subscribers.get(id).map(|subscriber| subscriber.pushes.try_send(retained));
+                if !matches!(sent, Some(Ok(()))) {
+                    behind.insert(*id);
+                }
+            }
+        }
+        behind.into_iter().for_each(|id| self.forget(id));
+    }
+
+    fn forget(&mut self, id: u64) {
+        let Some(subscriber) = self.subscribers.remove(&id) else { return };
+        for target in subscriber.targets {
+            if let Some(ids) = self.by_target.get_mut(&target) {
+                ids.retain(|other| *other != id);
+                if ids.is_empty() {
+                    self.by_target.remove(&target);
+                }
+            }
+        }
+    }
+
+    fn forget_gone(&mut self) {
+        let gone: Vec<u64> = self.subscribers.iter().filter(|(_, s)| s.pushes.is_closed()).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
+    }
+}

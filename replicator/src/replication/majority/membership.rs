@@ -1,0 +1,87 @@
+//! A new disk takes the place of the old one under the same name: learner first, voter when it has caught up.
+//!
+//! Safety rule 1: the new disk is a new voter, so nothing that the old one had promised is forgotten by counting it twice. The old
+//! voter is removed by a committed change, in the same joint step that makes the new one a voter.
+
+use std::time::Duration;
+
+use openraft::{ChangeMembers, Instant as _, async_runtime::watch::WatchReceiver as _};
+use replicator_types::DiskId;
+
+use super::{
+    MajorityRaft,
+    types::{Address, members},
+};
+use crate::{
+    replication::Member,
+    transport::{Join, JoinAnswer},
+};
+
+/// How long a replica must be silent before its disk counts as dead enough to be replaced.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A learner this close to the end of the log becomes a voter.
+const LAG_MAX: u64 = 1_000;
+
+/// Takes the next step for `join`; the joining node asks again until it votes.
+pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAnswer {
+    let metrics = raft.metrics().borrow_watched().clone();
+    let members = members(metrics.membership_config.membership());
+    if metrics.current_leader != Some(own) {
+        let primary = members.iter().find(|member| Some(member.disk) == metrics.current_leader);
+        return JoinAnswer {
+            primary_peer_address: primary.map(|member| member.peer_address.clone()),
+            detail: "not the primary".into(),
+            ..JoinAnswer::default()
+        };
+    }
+    let refused = |detail: String| JoinAnswer { detail, ..JoinAnswer::default() };
+    let accepted = |detail: String| JoinAnswer { accepted: true, detail, ..JoinAnswer::default() };
+
+    if let Some(member) = members.iter().find(|member| member.disk == join.disk) {
+        if member.voter {
+            return accepted("votes".into());
+        }
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&join.disk)).and_then(|id| *id);
+        let lag = metrics.last_log_index.unwrap_or(0).saturating_sub(matched.map_or(0, |id| id.index));
+        if matched.is_none() || lag > LAG_MAX {
+            return accepted(format!("learns: {lag} entries behind"));
+        }
+        let old = old_disks(&members, &join);
+        if let Some(alive) = alive(&metrics, &old) {
+            return accepted(format!("waits: disk {alive} of the same name answers again"));
+        }
+        let change =
+            ChangeMembers::Batch(vec![ChangeMembers::AddVoterIds([join.disk].into()), ChangeMembers::RemoveVoters(old.into_iter().collect())]);
+        return match raft.change_membership(change, false).await {
+            Ok(_) => accepted("votes".into()),
+            Err(error) => accepted(format!("waits to become a voter: {error}")),
+        };
+    }
+
+    let old = old_disks(&members, &join);
+    if old.is_empty() {
+        let names: Vec<&str> = members.iter().map(|member| member.node.as_str()).collect();
+        return refused(format!("no member is called {:?}; the members are {}", join.node, names.join(", ")));
+    }
+    if let Some(alive) = alive(&metrics, &old) {
+        return refused(format!("{} runs on disk {alive} and answers; stop that process first", join.node));
+    }
+    let address = Address { node: join.node, client: join.client_address, peer: join.peer_address };
+    match raft.add_learner(join.disk, address, false).await {
+        Ok(_) => accepted("learns".into()),
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+fn old_disks(members: &[Member], join: &Join) -> Vec<DiskId> {
+    members.iter().filter(|m| m.node == join.node && m.disk != join.disk).map(|m| m.disk).collect()
+}
+
+/// A disk among `disks` that has answered a heartbeat lately: its node is not to be replaced.
+fn alive(metrics: &openraft::RaftMetrics<super::types::TypeConfig>, disks: &[DiskId]) -> Option<DiskId> {
+    let heartbeats = metrics.heartbeat.as_ref()?;
+    disks.iter().copied().find(|disk| {
+        heartbeats.get(disk).and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < SILENCE)
+    })
+}

@@ -1,0 +1,283 @@
+//! Majority replication: Raft (Ongaro and Ousterhout 2014), by openraft.
+//!
+//! An entry is committed when a majority of the voters holds it durably; 3 voters survive one failure, 5 survive two. The group
+//! runs on a current-thread runtime of its own: heartbeats never wait for clients or for the module.
+//!
+//! What we add to openraft: a voter is its disk, and a replaced disk joins as learner first ([`membership`]); votes live
+//! in `meta` and entries in our log ([`log_store`]); pre-vote is on, and answers for what it is asked ([`network`]).
+
+mod log_store;
+mod membership;
+mod network;
+mod state_machine;
+mod types;
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::watch::WatchReceiver as _};
+use replicator_storage::Log;
+use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec};
+use tokio::sync::{oneshot, watch};
+
+use self::{
+    log_store::LogStore,
+    network::Links,
+    state_machine::StateMachine,
+    types::{Address, Command, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted, members},
+};
+use crate::{
+    replication::{
+        ApplySink, Member, PeerMessageError, Progress, ProposeError, Rejected, Role, Strategy, View, VoteStore,
+    },
+    seams::Seams,
+    transport::{Envelope, Join, JoinAnswer, Peers},
+};
+
+/// How fast the group notices and decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats, milliseconds.
+    pub heartbeat_ms: u64,
+    /// The shortest silence after which a follower stands, milliseconds.
+    pub election_min_ms: u64,
+    /// The longest, milliseconds.
+    pub election_max_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 }
+    }
+}
+
+/// What a replica needs to take part.
+pub struct Parts {
+    /// Which cluster and history.
+    pub cluster: (ClusterId, Lineage),
+    /// This replica's disk.
+    pub disk: DiskId,
+    /// How often that has been started.
+    pub incarnation: Incarnation,
+    /// Its log.
+    pub log: Arc<dyn Log>,
+    /// Its vote.
+    pub votes: Arc<dyn VoteStore>,
+    /// Where committed entries go.
+    pub sink: Arc<dyn ApplySink>,
+    /// Timeouts.
+    pub timing: Timing,
+}
+
+type MajorityRaft = Raft<TypeConfig, StateMachine>;
+
+/// A replica's part in a majority group.
+pub struct Majority {
+    disk: DiskId,
+    raft: MajorityRaft,
+    view: watch::Receiver<View>,
+    _group: oneshot::Sender<()>,
+}
+
+impl Majority {
+    /// Joins the group that the log and the vote tell of, on a runtime of its own.
+    ///
+    /// # Errors
+    /// If the thread can't be started, or the log or the vote can't be read.
+    pub async fn start(parts: Parts, seams: &Seams) -> io::Result<Self> {
+        let config = Config {
+            cluster_name: parts.cluster.0.to_string(),
+            heartbeat_interval: parts.timing.heartbeat_ms,
+            election_timeout_min: parts.timing.election_min_ms,
+            election_timeout_max: parts.timing.election_max_ms,
+            enable_pre_vote: Some(true),
+            // A voter is its disk: an empty log under a known id is never taken back (safety rule 1).
+            allow_log_reversion: Some(false),
+            snapshot_policy: SnapshotPolicy::Never,
+            max_payload_entries: 1_024,
+            max_append_entries: Some(4_096),
+            ..Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(io::Error::other)?);
+        let disk = parts.disk;
+        let (ready, started) = oneshot::channel();
+        let (group, ended) = oneshot::channel::<()>();
+        let peers = Peers::new(seams.network.clone());
+        let body = async move {
+            let built = build(parts, peers, config).await;
+            let running = built.as_ref().ok().map(|(raft, _)| raft.clone());
+            let _ = ready.send(built);
+            if let Some(raft) = running {
+                let _ = ended.await;
+                let _ = raft.shutdown().await;
+            }
+        };
+        seams.threads.start_group("majority", body.boxed())?;
+        let (raft, view) = started.await.map_err(io::Error::other)??;
+        Ok(Self { disk, raft, view, _group: group })
+    }
+}
+
+/// Runs on the group's runtime, which all of the group's tasks then share.
+async fn build(parts: Parts, peers: Peers, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
+    let (cluster, lineage) = parts.cluster;
+    let envelope = Envelope { cluster, lineage, from: parts.disk, incarnation: parts.incarnation, to: parts.disk };
+    let links = Links { peers, envelope };
+    let store = LogStore::new(parts.log, parts.votes)?;
+    let machine = StateMachine::new(parts.sink);
+    let raft = Raft::new(parts.disk, config, links, store, machine).await.map_err(io::Error::other)?;
+    let (publish, view) = watch::channel(view_of(&raft));
+    let watched = raft.clone();
+    tokio::spawn(async move {
+        let mut metrics = watched.server_metrics();
+        while metrics.changed().await.is_ok() {
+            let view = view_of(&watched);
+            publish.send_if_modified(|old| {
+                let changed = *old != view;
+                *old = view;
+                changed
+            });
+        }
+    });
+    Ok((raft, view))
+}
+
+fn view_of(raft: &MajorityRaft) -> View {
+    let metrics = raft.server_metrics().borrow_watched().clone();
+    View {
+        role: match metrics.state {
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower | ServerState::Shutdown => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Leader => Role::Primary,
+        },
+        epoch: Epoch(metrics.vote.leader_id.term),
+        primary: metrics.current_leader,
+        members: members(metrics.membership_config.membership()).into(),
+    }
+}
+
+impl Strategy for Majority {
+    fn view(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    fn progress(&self) -> Progress {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let matched = metrics.replication.unwrap_or_default();
+        Progress {
+            committed: metrics.cluster_committed.map(|id| LogIndex(id.index)),
+            matched: matched.into_iter().filter_map(|(disk, id)| Some((disk, LogIndex(id?.index)))).collect(),
+        }
+    }
+
+    fn stopped(&self) -> BoxFuture<'static, String> {
+        let mut metrics = self.raft.metrics();
+        async move {
+            loop {
+                if let Err(fatal) = &metrics.borrow_watched().running_state {
+                    return fatal.to_string();
+                }
+                if metrics.changed().await.is_err() {
+                    return "its task has ended".to_owned();
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Rejected>, ProposeError>> {
+        async move {
+            if !self.raft.is_leader() {
+                return Err(ProposeError::NotPrimary);
+            }
+            let commands = entries.into_iter().map(|encoded| Command(types::command(&encoded)));
+            let written = self.raft.client_write_many(commands).await;
+            let mut results = written.map_err(|fatal| ProposeError::Stopped(fatal.to_string()))?;
+            // A refusal comes at once and for all; the results of what was taken come when it is applied.
+            Ok(async move { Rejected(matches!(results.next().await, Some(Ok(Err(_)) | Err(_)))) }.boxed())
+        }
+        .boxed()
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Option<LogIndex>> {
+        async move {
+            let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+            Some(LogIndex(confirmed.read_log_id().index()))
+        }
+        .boxed()
+    }
+
+    fn found(&self, members: Vec<Member>) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            let voters: BTreeMap<DiskId, Address> = members
+                .into_iter()
+                .map(|m| (m.disk, Address { node: m.node, client: m.client_address, peer: m.peer_address }))
+                .collect();
+            self.raft.initialize(voters).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn transfer(&self, to: DiskId) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            if !self.raft.is_leader() {
+                return Err("this node isn't the primary".to_owned());
+            }
+            self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer> {
+        membership::join(&self.raft, self.disk, join).boxed()
+    }
+
+    fn on_append(
+        &self,
+        payloads: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Result<Bytes, PeerMessageError>> {
+        // What can't be read ends the stream: the sender opens another one and finds out where it stands.
+        let requests = payloads.map(|bytes| codec::decode::<WireAppend>(&bytes));
+        let requests = requests.take_while(|decoded| {
+            if let Err(error) = decoded {
+                tracing::warn!(%error, "dropped a replication stream");
+            }
+            std::future::ready(decoded.is_ok())
+        });
+        let requests = requests.filter_map(|decoded| std::future::ready(decoded.ok().map(|append| append.0)));
+        let answers = self.raft.stream_append(requests).map(|answer| match answer {
+            Ok(appended) => Ok(codec::encode(&WireAppended(appended)).into()),
+            Err(fatal) => Err(PeerMessageError::Stopped(fatal.to_string())),
+        });
+        answers.boxed()
+    }
+
+    fn on_vote(&self, pre_vote: bool, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
+        async move {
+            let WireVote(request) = decoded(&payload)?;
+            let answer = if pre_vote { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
+            let answer = answer.map_err(|error| PeerMessageError::Stopped(error.to_string()))?;
+            Ok(codec::encode(&WireVoted(answer)).into())
+        }
+        .boxed()
+    }
+
+    fn on_transfer(&self, payload: Bytes) -> BoxFuture<'_, Result<(), PeerMessageError>> {
+        async move {
+            let WireTransfer(request) = decoded(&payload)?;
+            let answer = self.raft.handle_transfer_leader(request).await;
+            let answer = answer.map_err(|fatal| PeerMessageError::Stopped(fatal.to_string()))?;
+            answer.map_err(|refused| PeerMessageError::Stopped(refused.to_string()))
+        }
+        .boxed()
+    }
+}
+
+fn decoded<T: codec::Format>(payload: &[u8]) -> Result<T, PeerMessageError> {
+    codec::decode(payload).map_err(|error| PeerMessageError::Malformed(error.to_string()))
+}
+
+
+

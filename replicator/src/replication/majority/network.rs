@@ -1,0 +1,182 @@
+//! openraft's view of the peers.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use openraft::{
+    OptionalSend, RaftNetworkFactory,
+    alias::{SnapshotOf, VoteOf},
+    base::{BoxFuture, BoxStream as RaftStream},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{RPCOption, v2::RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use replicator_types::{
+    DiskId,
+    codec::{self, Format},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::types::{Address, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted};
+use crate::transport::{Envelope, PeerChannel, Peers, TransportError};
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Makes links to peers.
+pub(super) struct Links {
+    pub(super) peers: Peers,
+    /// With this replica as sender; the receiver is filled in.
+    pub(super) envelope: Envelope,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Links {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: DiskId, address: &Address) -> Link {
+        let channel = self.peers.channel(&address.peer);
+        Link { channel, envelope: Envelope { to: target, ..self.envelope }, exchange: None }
+    }
+}
+
+/// Calls from one of the group's tasks to one peer.
+pub(super) struct Link {
+    channel: Result<PeerChannel, TransportError>,
+    envelope: Envelope,
+    exchange: Option<Exchange>,
+}
+
+/// An open stream on which each request waits for its answer: heartbeats.
+struct Exchange {
+    requests: mpsc::Sender<Bytes>,
+    /// Never locked: the mutex only makes the stream shareable, as openraft demands of a network.
+    answers: Mutex<BoxStream<'static, Result<Bytes, TransportError>>>,
+}
+
+fn unreachable(error: &TransportError) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn network(error: &TransportError) -> RPCError<TypeConfig> {
+    match error {
+        TransportError::Unreachable(_) => unreachable(error),
+        _ => RPCError::Network(NetworkError::new(error)),
+    }
+}
+
+fn decoded<T: Format>(bytes: &[u8]) -> Rpc<T> {
+    codec::decode(bytes).map_err(|error| network(&TransportError::Malformed(error.to_string())))
+}
+
+impl Link {
+    fn channel(&self) -> Rpc<&PeerChannel> {
+        self.channel.as_ref().map_err(unreachable)
+    }
+
+    async fn ask(&self, pre_vote: bool, request: VoteRequest<TypeConfig>, bound: Duration) -> Rpc<VoteResponse<TypeConfig>> {
+        let payload = codec::encode(&WireVote(request)).into();
+        let answer = self.channel()?.vote(self.envelope, pre_vote, payload, bound).await.map_err(|e| network(&e))?;
+        Ok(decoded::<WireVoted>(&answer)?.0)
+    }
+
+    /// Sends one request on the exchange, opening it first if need be. Any failure closes it.
+    async fn exchange(&mut self, payload: Bytes, bound: Duration) -> Result<Bytes, TransportError> {
+        let mut exchange = match self.exchange.take() {
+            Some(exchange) => exchange,
+            None => {
+                let channel = self.channel.as_ref().map_err(Clone::clone)?;
+                let (requests, outgoing) = mpsc::channel(1);
+                let answers = channel.append(self.envelope, ReceiverStream::new(outgoing), bound).await?;
+                Exchange { requests, answers: Mutex::new(answers) }
+            }
+        };
+        let closed = || TransportError::Unreachable("the peer closed the stream".into());
+        exchange.requests.send(payload).await.map_err(|_| closed())?;
+        let answers = exchange.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let answer = tokio::time::timeout(bound, answers.next()).await;
+        let answer = answer.map_err(|_| TransportError::Unreachable("no answer in time".into()))?.ok_or_else(closed)??;
+        self.exchange = Some(exchange);
+        Ok(answer)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = ();
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let payload = codec::encode(&WireAppend(request)).into();
+        let answer = self.exchange(payload, option.hard_ttl()).await.map_err(|error| network(&error))?;
+        Ok(match decoded::<WireAppended>(&answer)?.0 {
+            Ok(durable) if durable == last => AppendEntriesResponse::Success,
+            Ok(durable) => AppendEntriesResponse::PartialSuccess(durable),
+            Err(StreamAppendError::Conflict(_)) => {
+                self.exchange = None; // The receiver ends a stream with its first error.
+                AppendEntriesResponse::Conflict
+            }
+            Err(StreamAppendError::HigherVote(vote)) => {
+                self.exchange = None;
+                AppendEntriesResponse::HigherVote(vote)
+            }
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<RaftStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let payloads = input.map(|request| codec::encode(&WireAppend(request)).into());
+            let answers = self.channel()?.append(self.envelope, payloads, option.hard_ttl()).await;
+            let answers = answers.map_err(|error| network(&error))?.map(|answer| {
+                let answer = answer.map_err(|error| network(&error))?;
+                Ok(decoded::<WireAppended>(&answer)?.0)
+            });
+            Ok(Box::pin(answers) as RaftStream<'s, _>)
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask(false, request, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask(true, request, option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: VoteOf<TypeConfig>,
+        _snapshot: SnapshotOf<TypeConfig, ()>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let error = TransportError::Refused("the whole log is kept, so no snapshot is ever sent".into());
+        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let payload = codec::encode(&WireTransfer(request)).into();
+        let sent = self.channel()?.transfer(self.envelope, payload, option.hard_ttl()).await;
+        sent.map(Ok).map_err(|error| network(&error))
+    }
+}

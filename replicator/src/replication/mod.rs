@@ -1,0 +1,161 @@
+//! Strategies: how a log entry becomes committed on several machines.
+//!
+//! A strategy takes encoded entries, orders them, makes them durable where its rules demand, and hands the committed ones to an
+//! [`ApplySink`], in order, each exactly once in the life of a process. It never looks inside them.
+
+pub mod majority;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{future::BoxFuture, stream::BoxStream};
+use replicator_types::{DiskId, Epoch, LogIndex, Position};
+use tokio::sync::watch;
+
+use crate::transport::{Join, JoinAnswer};
+
+/// One committed entry. None: the strategy's own (a membership change, a blank), of no interest to the machine.
+pub type Committed = (Position, Option<Bytes>);
+
+/// Where committed entries go.
+pub trait ApplySink: Send + Sync + 'static {
+    /// Takes the next entries, in order. The future ends when they are applied; it never does on a machine that has halted, while
+    /// replication goes on (safety rule 18).
+    fn apply(&self, batch: Vec<Committed>) -> BoxFuture<'static, ()>;
+}
+
+/// Where a strategy keeps its vote: durable on return, before it is answered (safety rule 4).
+pub trait VoteStore: Send + Sync + 'static {
+    /// The last saved vote, in the strategy's own encoding.
+    fn vote(&self) -> Option<Vec<u8>>;
+
+    /// Replaces it. Durable on return.
+    ///
+    /// # Errors
+    /// If it may not be durable. The process must end.
+    fn save_vote(&self, vote: Vec<u8>) -> Result<(), replicator_storage::StorageError>;
+}
+
+/// A member of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The node's name.
+    pub node: String,
+    /// Its disk: the voter.
+    pub disk: DiskId,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// Whether it votes; a learner doesn't.
+    pub voter: bool,
+}
+
+/// What a replica does in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Catches up, without a vote.
+    Learner,
+    /// Follows the primary.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Orders the entries.
+    Primary,
+}
+
+/// What changes seldom in a group, as one replica sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// This replica's role.
+    pub role: Role,
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// The primary's disk, if one is known.
+    pub primary: Option<DiskId>,
+    /// All members, voters first, then by name.
+    pub members: Arc<[Member]>,
+}
+
+impl View {
+    /// The primary, if it is known.
+    #[must_use]
+    pub fn primary(&self) -> Option<&Member> {
+        self.members.iter().find(|member| Some(member.disk) == self.primary)
+    }
+}
+
+/// How far a group's log is, as one replica sees it.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// The last index known to be committed.
+    pub committed: Option<LogIndex>,
+    /// On the primary: the last index known to be durable on each member.
+    pub matched: Vec<(DiskId, LogIndex)>,
+}
+
+/// Why entries were not proposed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This replica isn't the primary, or can't be sure that it still is. None was proposed.
+    #[error("not the primary")]
+    NotPrimary,
+    /// The group has stopped.
+    #[error("the replication group has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a message from a peer was not handled.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PeerMessageError {
+    /// It can't be read.
+    #[error("malformed: {0}")]
+    Malformed(String),
+    /// The group has stopped.
+    #[error("stopped: {0}")]
+    Stopped(String),
+}
+
+/// A replica's part in its group.
+pub trait Strategy: Send + Sync + 'static {
+    /// The group as this replica sees it.
+    fn view(&self) -> watch::Receiver<View>;
+
+    /// How far the log is.
+    fn progress(&self) -> Progress;
+
+    /// Ends with the reason when the group can't go on, for example after a failed fsync. The process must end.
+    fn stopped(&self) -> BoxFuture<'static, String>;
+
+    /// Proposes entries, in order. On `Ok` they were given to the group, and may be committed or lost with a change of
+    /// primary; the second future ends if they turn out not to be proposed after all.
+    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Rejected>, ProposeError>>;
+
+    /// The index that a linearizable read must see, confirmed by the group after the call. None: not the primary.
+    fn read_index(&self) -> BoxFuture<'_, Option<LogIndex>>;
+
+    /// Founds the group with these voters. Only on a blank replica.
+    fn found(&self, members: Vec<Member>) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Hands the primary's part to another voter, if this replica has it.
+    fn transfer(&self, to: DiskId) -> BoxFuture<'_, Result<(), String>>;
+
+    /// A new disk asks to be let in.
+    fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer>;
+
+    /// The replication stream from the primary.
+    fn on_append(
+        &self,
+        payloads: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Result<Bytes, PeerMessageError>>;
+
+    /// A candidate's question.
+    fn on_vote(&self, pre_vote: bool, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;
+
+    /// The primary's order to stand for election.
+    fn on_transfer(&self, payload: Bytes) -> BoxFuture<'_, Result<(), PeerMessageError>>;
+}
+
+/// Says that proposed entries were refused: they will not be committed by this proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rejected(pub bool);

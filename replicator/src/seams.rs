@@ -1,0 +1,204 @@
+//! The narrow places where a node touches the world: clock, entropy, network, threads.
+//!
+//! A node reaches them only through [`Seams`], so that the same code can run inside a deterministic simulation, where one
+//! thread runs everything, time is virtual and every random byte comes from a seed. The disk is the seam
+//! [`replicator_storage::Log`].
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use futures::{Stream, future::BoxFuture};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::{Channel, Endpoint, server::Connected};
+
+use crate::transport::TcpNetwork;
+
+/// Wall time. It decides nothing but the `time` that requests carry; timeouts are the runtime's.
+pub trait Clock: Send + Sync + 'static {
+    /// Microseconds since 1970.
+    fn now_us(&self) -> i64;
+}
+
+/// Random bytes, fit for secrets.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Connections, out and in.
+pub trait Network: Send + Sync + 'static {
+    /// A channel that connects when it is used.
+    fn channel(&self, endpoint: Endpoint) -> Channel;
+
+    /// Listens on `address` (`host:port`), and says on which address that came to be.
+    ///
+    /// # Errors
+    /// If the address can't be bound.
+    fn listen(&self, address: String) -> BoxFuture<'static, io::Result<(String, Incoming)>>;
+}
+
+/// Threads and runtimes.
+pub trait Threads: Send + Sync + 'static {
+    /// Runs a replication group on a runtime of its own, until `body` ends.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    fn start_group(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()>;
+
+    /// Runs the apply loop where it can't hold up anything else, on a stack that outgrows the guest's.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()>;
+}
+
+/// All of a node's ways into the world.
+#[derive(Clone)]
+pub struct Seams {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// Connections.
+    pub network: Arc<dyn Network>,
+    /// Threads.
+    pub threads: Arc<dyn Threads>,
+}
+
+impl Seams {
+    /// The real world: the system's clock and generator, TCP, one thread for each group and for apply.
+    #[must_use]
+    pub fn real() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            network: Arc::new(TcpNetwork::default()),
+            threads: Arc::new(OsThreads),
+        }
+    }
+
+    /// `N` random bytes.
+    #[must_use]
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.entropy.fill(&mut bytes);
+        bytes
+    }
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seams")
+    }
+}
+
+/// A stream of accepted connections.
+pub type Incoming = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
+
+/// What a connection can do.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// An accepted connection, and what must be held as long as it lasts.
+pub struct Connection {
+    io: Box<dyn Io>,
+    _held: Box<dyn Send>,
+}
+
+impl Connection {
+    /// Wraps `io`; `held` is dropped with it.
+    #[must_use]
+    pub fn new(io: impl Io, held: impl Send + 'static) -> Self {
+        Self { io: Box::new(io), _held: Box::new(held) }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_us(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("the operating system's generator never fails once it is seeded");
+    }
+}
+
+struct OsThreads;
+
+impl Threads for OsThreads {
+    fn start_group(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()> {
+        start(name, None, body)
+    }
+
+    fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()> {
+        start(name, Some(replicator_machine::APPLY_STACK_BYTES_MIN + (1 << 20)), body)
+    }
+}
+
+fn start(name: &str, stack_bytes: Option<usize>, body: BoxFuture<'static, ()>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut thread = thread::Builder::new().name(name.to_owned());
+    if let Some(bytes) = stack_bytes {
+        thread = thread.stack_size(bytes);
+    }
+    thread.spawn(move || runtime.block_on(body))?;
+    Ok(())
+}

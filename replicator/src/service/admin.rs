@@ -1,0 +1,190 @@
+//! `AdminService`: what an operator's tools call.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use replicator_machine::Limits;
+use replicator_proto::replicator::v1::{self as pb, admin_service_server::AdminService};
+use replicator_types::{ClusterId, DiskId, LogIndex, ModuleHash};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{deadline, errors::ApiError};
+use crate::{
+    node::{Condition, Founding, Node, StoreModuleError},
+    replication::{Member, Role},
+};
+
+/// The largest module that is taken.
+const MODULE_BYTES_MAX: usize = 64 << 20;
+
+pub(super) struct AdminApi {
+    pub(super) node: Arc<Node>,
+}
+
+fn bad(message: impl Into<String>) -> Status {
+    ApiError::bad(message).into()
+}
+
+fn member(member: &Member, matched: LogIndex) -> pb::Member {
+    pb::Member {
+        node_id: member.node.clone(),
+        disk_id: member.disk.0,
+        client_address: member.client_address.clone(),
+        peer_address: member.peer_address.clone(),
+        voter: member.voter,
+        matched_log_index: matched.0,
+    }
+}
+
+/// 0 means the default.
+fn limits(given: Option<pb::Limits>) -> Limits {
+    let (given, default) = (given.unwrap_or_default(), Limits::default());
+    let or = |value: u64, default: u64| if value == 0 { default } else { value };
+    let or32 = |value: u32, default: u32| if value == 0 { default } else { value };
+    Limits {
+        apply_fuel: or(given.apply_fuel, default.apply_fuel),
+        query_fuel: or(given.query_fuel, default.query_fuel),
+        memory_pages: or32(given.memory_pages, default.memory_pages),
+        request_bytes: or32(given.request_bytes, default.request_bytes),
+        output_bytes: or32(given.output_bytes, default.output_bytes),
+        sessions: or32(given.sessions, default.sessions),
+        session_window: or32(given.session_window, default.session_window),
+        session_ttl_us: or(given.session_ttl_ms.saturating_mul(1_000), default.session_ttl_us),
+        session_ttl_max_us: or(given.session_ttl_max_ms.saturating_mul(1_000), default.session_ttl_max_us),
+        retained_push_bytes: or(given.retained_push_bytes, default.retained_push_bytes),
+        tick_us: or(given.tick_ms.saturating_mul(1_000), default.tick_us),
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminApi {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let mut status = self.node.status();
+        let mut state_hash = 0;
+        if request.get_ref().state_hash && status.applied.genesis.is_some() {
+            let hashed = self.node.state_hash().await.map_err(|error| Status::from(ApiError::of(&self.node, error.into())))?;
+            status = self.node.status();
+            // The digest and index must belong to the hash, whatever was applied meanwhile.
+            if status.applied.index() != Some(hashed.1) {
+                return Err(Status::aborted("the state changed while it was hashed; ask again, or pause the writes"));
+            }
+            state_hash = hashed.0.0;
+        }
+        let genesis = status.applied.genesis.clone();
+        let (cluster_id, lineage) = status.cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0));
+        Ok(Response::new(pb::StatusResponse {
+            node_id: status.node,
+            disk_id: status.disk.0,
+            incarnation: status.incarnation.0,
+            cluster_id,
+            lineage,
+            mode: self.node.config().mode.to_string(),
+            state: match status.condition {
+                Condition::Blank => pb::NodeState::Blank,
+                Condition::Checking => pb::NodeState::Checking,
+                Condition::Halted => pb::NodeState::Halted,
+                Condition::Running(Role::Learner) => pb::NodeState::Learner,
+                Condition::Running(Role::Follower) => pb::NodeState::Follower,
+                Condition::Running(Role::Candidate) => pb::NodeState::Candidate,
+                Condition::Running(Role::Primary) => pb::NodeState::Primary,
+            }
+            .into(),
+            detail: status.detail,
+            epoch: status.epoch.0,
+            primary_node_id: status.primary.as_ref().map(|primary| primary.node.clone()).unwrap_or_default(),
+            primary_address: status.primary.map(|primary| primary.client_address).unwrap_or_default(),
+            last_log_index: status.last.0,
+            durable_log_index: status.durable.0,
+            committed_log_index: status.committed.0,
+            applied_log_index: status.applied.index().unwrap_or_default().0,
+            state_digest: status.applied.digest.0,
+            state_hash,
+            module_sha256: genesis.map(|genesis| Bytes::copy_from_slice(&genesis.module.0)).unwrap_or_default(),
+            module_description: status.applied.module,
+            engine: replicator_machine::engine_fingerprint(),
+            sessions: status.applied.sessions,
+            memory_bytes: status.applied.memory_bytes,
+            traps: status.applied.traps,
+            members: status.members.iter().map(|(m, matched)| member(m, *matched)).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer_address: self.node.config().peer_address.to_string(),
+        }))
+    }
+
+    async fn upload_module(
+        &self,
+        request: Request<Streaming<pb::UploadModuleRequest>>,
+    ) -> Result<Response<pb::UploadModuleResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let mut module = BytesMut::new();
+        while let Some(chunk) = chunks.message().await? {
+            if module.len() + chunk.chunk.len() > MODULE_BYTES_MAX {
+                return Err(bad(format!("the module has more than {MODULE_BYTES_MAX} bytes")));
+            }
+            module.extend_from_slice(&chunk.chunk);
+        }
+        match self.node.store_module(module.freeze()).await {
+            Ok((hash, description)) => {
+                Ok(Response::new(pb::UploadModuleResponse { sha256: Bytes::copy_from_slice(&hash.0), description }))
+            }
+            Err(StoreModuleError::Refused(refused)) => Err(bad(format!("the module is refused: {refused}"))),
+            Err(StoreModuleError::Storage(error)) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    async fn bootstrap(
+        &self,
+        request: Request<pb::BootstrapRequest>,
+    ) -> Result<Response<pb::BootstrapResponse>, Status> {
+        let request = request.into_inner();
+        let founding = Founding {
+            cluster: ClusterId::try_from(&request.cluster_id[..]).map_err(|_| bad("cluster_id must have 16 bytes"))?,
+            members: request
+                .members
+                .into_iter()
+                .map(|member| Member {
+                    node: member.node_id,
+                    disk: DiskId(member.disk_id),
+                    client_address: member.client_address,
+                    peer_address: member.peer_address,
+                    voter: true,
+                })
+                .collect(),
+            module: ModuleHash::try_from(&request.module_sha256[..]).map_err(|_| bad("module_sha256 must have 32 bytes"))?,
+            app_config: request.app_config,
+            limits: limits(request.limits),
+        };
+        let index = self.node.found(founding).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::BootstrapResponse { log_index: index.0 }))
+    }
+
+    async fn transfer_primary(
+        &self,
+        request: Request<pb::TransferPrimaryRequest>,
+    ) -> Result<Response<pb::TransferPrimaryResponse>, Status> {
+        let deadline = deadline(&request);
+        let name = request.into_inner().node_id;
+        let running = self.node.running().map_err(|error| Status::from(ApiError::of(&self.node, error.into())))?;
+        let mut view = running.strategy.view();
+        let now = view.borrow().clone();
+        if now.role != Role::Primary {
+            let primary = self.node.primary().map_or_else(|| "unknown".to_owned(), |(node, address)| format!("{node} at {address}"));
+            return Err(Status::failed_precondition(format!("this node isn't the primary; ask it: {primary}")));
+        }
+        let target = now.members.iter().find(|member| member.node == name && member.voter);
+        let Some(target) = target.map(|member| member.disk) else {
+            let voters: Vec<&str> = now.members.iter().filter(|m| m.voter).map(|m| m.node.as_str()).collect();
+            return Err(bad(format!("no voter is called {name:?}; the voters are {}", voters.join(", "))));
+        };
+        running.strategy.transfer(target).await.map_err(Status::unavailable)?;
+        let moved = view.wait_for(|view| view.primary == Some(target));
+        let within = deadline.saturating_duration_since(std::time::Instant::now()).min(Duration::from_secs(5));
+        match tokio::time::timeout(within, moved).await {
+            Ok(Ok(view)) => {
+                let primary_node_id = view.primary().map(|primary| primary.node.clone()).unwrap_or_default();
+                Ok(Response::new(pb::TransferPrimaryResponse { primary_node_id }))
+            }
+            _ => Err(Status::unavailable(format!("{name} did not take over in time; `replicator status` tells who leads"))),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The gRPC face of a node: what clients, tools and peers may call. The only floor, with `transport`, that knows the generated types.
+
+mod admin;
+mod client;
+mod errors;
+mod peer;
+mod stream;
+mod subscribe;
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use replicator_proto::replicator::v1::{
+    self as pb, admin_service_server::AdminServiceServer, peer_service_server::PeerServiceServer,
+    replicator_service_server::ReplicatorServiceServer,
+};
+use tonic::transport::{Server, server::Router};
+
+use self::{admin::AdminApi, client::ClientApi, peer::PeerApi};
+use crate::{
+    node::{Node, NodeError},
+    transport::PEER_MESSAGE_BYTES_MAX,
+};
+
+/// The largest message from a client: a request at the greatest limit, or a batch of smaller ones.
+const CLIENT_MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Streams open at once on one connection.
+const STREAMS_MAX: u32 = 4_096;
+/// How long a call may take if its caller doesn't say.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take whatever its caller says.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a module that travel in one message.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// A node's two servers, bound and serving.
+#[derive(Debug)]
+pub struct Served {
+    /// Where clients reach it.
+    pub client_address: String,
+    /// Where peers reach it.
+    pub peer_address: String,
+}
+
+/// Binds both addresses of `node` and serves them until the process ends.
+///
+/// # Errors
+/// If an address can't be bound; the message names it.
+pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
+    let peer = bind(&node, node.config().peer_address.as_str(), "peer_address").await?;
+    let client = bind(&node, node.config().client_address.as_str(), "client_address").await?;
+
+    let peers = PeerServiceServer::new(PeerApi { node: node.clone() })
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    run(limited().add_service(peers), peer.1, "peers");
+
+    let clients = ReplicatorServiceServer::new(ClientApi { node: node.clone() })
+        .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+    let admin = AdminServiceServer::new(AdminApi { node: node.clone() });
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflect = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = reflect().build_v1().map_err(io::Error::other)?;
+    let old_reflection = reflect().build_v1alpha().map_err(io::Error::other)?;
+    let router = limited()
+        .add_service(clients)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(old_reflection);
+    run(router, client.1, "clients");
+
+    tokio::spawn(async move {
+        // Follows what the node can really do.
+        let mut serving = None;
+        loop {
+            let now = node.serves();
+            if serving != Some(now) {
+                serving = Some(now);
+                if now {
+                    reporter.set_serving::<ReplicatorServiceServer<ClientApi>>().await;
+                    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+                } else {
+                    reporter.set_not_serving::<ReplicatorServiceServer<ClientApi>>().await;
+                    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    Ok(Served { client_address: client.0, peer_address: peer.0 })
+}
+
+async fn bind(node: &Node, address: &str, key: &str) -> io::Result<(String, crate::seams::Incoming)> {
+    node.seams().network.listen(address.to_owned()).await.map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::AddrInUse { "; another process has it: use another port" } else { "" };
+        io::Error::new(error.kind(), format!("can't listen on {key} = {address}: {error}{hint}"))
+    })
+}
+
+fn limited() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+}
+
+fn run(router: Router, incoming: crate::seams::Incoming, what: &'static str) {
+    let serving: BoxFuture<'static, _> = Box::pin(router.serve_with_incoming(incoming));
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, what, "serving has ended");
+        }
+    });
+}
+
+/// When the call must have its answer: what its caller says in `grpc-timeout`, within bounds.
+fn deadline<T>(request: &tonic::Request<T>) -> std::time::Instant {
+    let asked = request.metadata().get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    // A little less than the caller waits, so that our reason reaches it before its own timeout.
+    let within = asked.map_or(DEADLINE, |asked| asked.saturating_sub(asked / 10).min(DEADLINE_MAX));
+    Node::deadline(within)
+}
+
+/// `grpc-timeout`: up to 8 digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3_600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+/// 16 bytes, or none.
+fn session(bytes: &[u8]) -> Result<replicator_types::SessionId, NodeOrBad> {
+    bytes.try_into().map_err(|_| NodeOrBad::Bad(format!("session_id has {} bytes; a session id has 16", bytes.len())))
+}
+
+/// The node's error, or a malformed request.
+#[derive(Debug)]
+enum NodeOrBad {
+    Node(NodeError),
+    Bad(String),
+}
+
+impl From<NodeError> for NodeOrBad {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_timeout("5"), None);
+        assert_eq!(parse_timeout(""), None);
+        assert_eq!(parse_timeout("1é"), None);
+    }
+}

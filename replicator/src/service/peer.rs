@@ -1,0 +1,192 @@
+//! `PeerService`: what the other nodes call.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::CHUNK_BYTES;
+use crate::{
+    node::{EnvelopeError, Node},
+    replication::PeerMessageError,
+    transport::{Envelope, Hello, Join},
+};
+
+pub(super) struct PeerApi {
+    pub(super) node: Arc<Node>,
+}
+
+impl From<EnvelopeError> for Status {
+    fn from(error: EnvelopeError) -> Self {
+        match error {
+            EnvelopeError::Refused(why) => Self::failed_precondition(why),
+            EnvelopeError::NotReady(why) => Self::unavailable(why),
+            EnvelopeError::Storage(error) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<PeerMessageError> for Status {
+    fn from(error: PeerMessageError) -> Self {
+        match error {
+            PeerMessageError::Malformed(_) => Self::invalid_argument(error.to_string()),
+            PeerMessageError::Stopped(_) => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+fn envelope(envelope: Option<pb::Envelope>) -> Result<Envelope, Status> {
+    Envelope::try_from(envelope).map_err(Status::invalid_argument)
+}
+
+fn cluster(id: &[u8], lineage: u64) -> Result<Option<(ClusterId, Lineage)>, Status> {
+    match id {
+        [] => Ok(None),
+        id => ClusterId::try_from(id)
+            .map(|id| Some((id, Lineage(lineage))))
+            .map_err(|_| Status::invalid_argument("cluster_id must have 16 bytes")),
+    }
+}
+
+fn split(cluster: Option<(ClusterId, Lineage)>) -> (Bytes, u64) {
+    cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0))
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl PeerService for PeerApi {
+    async fn hello(&self, request: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        let request = request.into_inner();
+        let hello = Hello {
+            cluster: cluster(&request.cluster_id, request.lineage)?,
+            node: request.node_id,
+            disk: DiskId(request.disk_id),
+            incarnation: Incarnation(request.incarnation),
+            last_log_index: LogIndex(request.last_log_index),
+        };
+        let answer = self.node.on_hello(hello).await?;
+        let (cluster_id, lineage) = split(answer.cluster);
+        Ok(Response::new(pb::HelloResponse {
+            cluster_id,
+            lineage,
+            node_id: answer.node,
+            disk_id: answer.disk.0,
+            known_incarnation: answer.known_incarnation.0,
+            known_durable_index: answer.known_durable.0,
+            last_log_index: answer.last_log_index.0,
+            replaced: answer.replaced,
+        }))
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        let request = request.into_inner();
+        let join = Join {
+            node: request.node_id,
+            disk: DiskId(request.disk_id),
+            client_address: request.client_address,
+            peer_address: request.peer_address,
+        };
+        let answer = self.node.on_join(join).await;
+        let (cluster_id, lineage) = split(answer.cluster);
+        Ok(Response::new(pb::JoinResponse {
+            cluster_id,
+            lineage,
+            primary_peer_address: answer.primary_peer_address.unwrap_or_default(),
+            accepted: answer.accepted,
+            detail: answer.detail,
+        }))
+    }
+
+    type AppendStream = Answers<pb::AppendResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let mut requests = request.into_inner();
+        let node = self.node.clone();
+        // The answer's head leaves at once: the sender's first message may wait for it.
+        let (answers, outgoing) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let admitted = async {
+                let Some(first) = requests.message().await? else { return Ok(None) };
+                let running = node.admit(&envelope(first.envelope)?).await?;
+                Ok::<_, Status>(Some((first.payload, running)))
+            };
+            let (first, running) = match admitted.await {
+                Ok(Some(admitted)) => admitted,
+                Ok(None) => return,
+                Err(status) => return drop(answers.send(Err(status)).await),
+            };
+            let rest = requests.take_while(|message| std::future::ready(message.is_ok()));
+            let rest = rest.filter_map(|message| std::future::ready(message.ok().map(|message| message.payload)));
+            let payloads = stream::iter([first]).chain(rest).boxed();
+            let mut appended = running.strategy.on_append(payloads);
+            while let Some(answer) = appended.next().await {
+                let answer = answer.map(|payload| pb::AppendResponse { payload }).map_err(Status::from);
+                if answers.send(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let running = self.node.admit(&envelope(request.envelope)?).await?;
+        let payload = running.strategy.on_vote(request.pre_vote, request.payload).await?;
+        Ok(Response::new(pb::VoteResponse { payload }))
+    }
+
+    async fn transfer(&self, request: Request<pb::TransferRequest>) -> Result<Response<pb::TransferResponse>, Status> {
+        let request = request.into_inner();
+        let running = self.node.admit(&envelope(request.envelope)?).await?;
+        running.strategy.on_transfer(request.payload).await?;
+        Ok(Response::new(pb::TransferResponse {}))
+    }
+
+    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
+        let request = request.into_inner();
+        let running = self.node.admit(&envelope(request.envelope)?).await?;
+        let proposed = self.node.on_propose(&running, request.entries).await;
+        Ok(Response::new(pb::ProposeResponse { proposed }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        let running = self.node.admit(&envelope(request.into_inner().envelope)?).await?;
+        let index = running.strategy.read_index().await;
+        Ok(Response::new(pb::ReadIndexResponse {
+            confirmed: index.is_some(),
+            log_index: index.unwrap_or_default().0,
+        }))
+    }
+
+    type FetchModuleStream = Answers<pb::FetchModuleResponse>;
+
+    async fn fetch_module(
+        &self,
+        request: Request<pb::FetchModuleRequest>,
+    ) -> Result<Response<Self::FetchModuleStream>, Status> {
+        let hash = ModuleHash::try_from(&request.get_ref().sha256[..])
+            .map_err(|_| Status::invalid_argument("sha256 must have 32 bytes"))?;
+        let modules = self.node.modules().clone();
+        let module = tokio::task::spawn_blocking(move || modules.get(hash)).await.map_err(|e| Status::internal(e.to_string()))?;
+        let module = module.map_err(|error| Status::internal(error.to_string()))?;
+        let module = module.ok_or_else(|| Status::not_found(format!("no module {hash} here")))?;
+        let chunks = (0..module.len()).step_by(CHUNK_BYTES).map(move |at| {
+            let chunk = module.slice(at..module.len().min(at + CHUNK_BYTES));
+            Ok(pb::FetchModuleResponse { chunk })
+        });
+        Ok(Response::new(Box::pin(stream::iter(chunks))))
+    }
+}

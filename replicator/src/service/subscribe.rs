@@ -1,0 +1,150 @@
+//! `Subscribe`: pushed events, gapless after a cursor, with progress while there are none.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::Stream;
+use replicator_machine::{PushCursor, Refusal, RetainedPush};
+use replicator_proto::replicator::v1::{self as pb, subscribe_response::Item};
+use replicator_types::{Lineage, LogIndex};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{NodeOrBad, errors::ApiError, session};
+use crate::node::{Node, NodeError, Subscribed, Target};
+
+/// How often a subscriber is told how far it is, if there is progress to tell.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// Topics of one subscription.
+const TOPICS_MAX: usize = 1_000;
+
+/// A topic's place among the targets: the first 16 bytes of the SHA-256 of its name (docs/guest-abi.md).
+fn topic_target(name: &str) -> Target {
+    let hash = Sha256::digest(name.as_bytes());
+    hash[..16].try_into().expect("a SHA-256 has 32 bytes")
+}
+
+/// Begins a subscription, having checked that its session exists and its cursor is good.
+pub(super) async fn subscribe(
+    node: Arc<Node>,
+    request: pb::SubscribeRequest,
+    deadline: Instant,
+) -> Result<impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send, NodeOrBad> {
+    if request.topics.len() > TOPICS_MAX {
+        return Err(NodeOrBad::Bad(format!("{} topics; at most {TOPICS_MAX} in one subscription", request.topics.len())));
+    }
+    let mut names: HashMap<Target, String> = request.topics.into_iter().map(|name| (topic_target(&name), name)).collect();
+    let client = match &request.session_id[..] {
+        [] => None,
+        id => Some(session(id)?),
+    };
+    if client.is_none() && names.is_empty() {
+        return Err(NodeOrBad::Bad("neither a session nor a topic: nothing could ever come".into()));
+    }
+    if let Some(client) = client {
+        // The session may have been opened at another node a moment ago.
+        let index = node.read_index(deadline).await?;
+        node.wait_applied(index, deadline).await?;
+        if !node.has_session(client).await? {
+            return Err(NodeError::Refused(Refusal::SessionExpired).into());
+        }
+        names.insert(client.0, String::new());
+    }
+    let lineage = node.lineage()?;
+    let after = request.after.filter(|after| after.lineage != 0 || after.log_index != 0);
+    let after = match after {
+        None => None,
+        Some(after) => {
+            node.check_lineage(Lineage(after.lineage))?;
+            // A replica behind the cursor waits, rather than count from a place it hasn't seen (safety rule 23).
+            node.wait_applied(LogIndex(after.log_index), deadline).await?;
+            Some(PushCursor { index: LogIndex(after.log_index), ordinal: after.ordinal })
+        }
+    };
+    let targets: Vec<Target> = names.keys().copied().collect();
+    let begun = node.subscribe(targets.clone(), after).await?;
+    let (events, receiver) = mpsc::channel(64);
+    let subscription = Subscription { node, names, targets, lineage, events };
+    tokio::spawn(subscription.run(begun));
+    Ok(ReceiverStream::new(receiver))
+}
+
+struct Subscription {
+    node: Arc<Node>,
+    names: HashMap<Target, String>,
+    targets: Vec<Target>,
+    lineage: Lineage,
+    events: mpsc::Sender<Result<pb::SubscribeResponse, Status>>,
+}
+
+impl Subscription {
+    async fn run(self, mut begun: Subscribed) {
+        let mut seen = begun.from;
+        if !self.tell(Item::Progress(self.cursor(seen))).await {
+            return;
+        }
+        let mut applied = self.node.applied();
+        loop {
+            // Read before the queue is emptied: every push up to here is in it by then.
+            let reached = applied.borrow_and_update().index();
+            loop {
+                match begun.pushes.try_recv() {
+                    Ok(push) => {
+                        seen = push.cursor;
+                        if !self.deliver(push).await {
+                            return;
+                        }
+                    }
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => {
+                        // Too slow, and cut off by the hub: what was missed is retained.
+                        match self.node.subscribe(self.targets.clone(), Some(seen)).await {
+                            Ok(again) => begun = again,
+                            Err(error) => {
+                                let status = ApiError::of(&self.node, error.into()).into();
+                                let _ = self.events.send(Err(status)).await;
+                                return;
+                            }
+                        }
+                    }
+                }
+            }
+            let caught_up = PushCursor::end_of(reached.unwrap_or_default());
+            tokio::select! {
+                () = self.events.closed() => return,
+                push = begun.pushes.recv() => if let Some(push) = push {
+                    seen = push.cursor;
+                    if !self.deliver(push).await {
+                        return;
+                    }
+                },
+                () = tokio::time::sleep(PROGRESS), if caught_up > seen => {
+                    seen = caught_up;
+                    if !self.tell(Item::Progress(self.cursor(seen))).await {
+                        return;
+                    }
+                }
+                _ = applied.changed(), if caught_up <= seen => {}
+            }
+        }
+    }
+
+    fn cursor(&self, at: PushCursor) -> pb::Cursor {
+        pb::Cursor { lineage: self.lineage.0, log_index: at.index.0, ordinal: at.ordinal }
+    }
+
+    async fn deliver(&self, retained: RetainedPush) -> bool {
+        let topic = self.names.get(&retained.push.to).cloned().unwrap_or_default();
+        let cursor = Some(self.cursor(retained.cursor));
+        self.tell(Item::Push(pb::Push { cursor, topic, payload: retained.push.payload })).await
+    }
+
+    async fn tell(&self, item: Item) -> bool {
+        self.events.send(Ok(pb::SubscribeResponse { item: Some(item) })).await.is_ok()
+    }
+}

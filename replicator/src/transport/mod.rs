@@ -1,0 +1,10 @@
+//! Bytes between processes: channels to peers, and listening with limits.
+
+mod listener;
+mod peers;
+
+pub use listener::TcpNetwork;
+pub use peers::{Envelope, Hello, HelloAnswer, Join, JoinAnswer, PeerChannel, Peers, TransportError};
+
+/// The largest message between peers: a batch of log entries, each of which may be as large as a request.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;

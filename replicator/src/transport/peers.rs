@@ -1,0 +1,351 @@
+//! Calls to peers, in plain types. The generated ones stay in here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use replicator_proto::replicator::v1 as pb;
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{seams::Network, transport::PEER_MESSAGE_BYTES_MAX};
+
+type Client = pb::peer_service_client::PeerServiceClient<Channel>;
+
+/// Why a call to a peer gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransportError {
+    /// The peer can't be reached, or doesn't answer in time. Whether it acted is unknown.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The peer answered that it refuses.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The peer's answer makes no sense.
+    #[error("malformed answer: {0}")]
+    Malformed(String),
+}
+
+impl From<Status> for TransportError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::PermissionDenied => {
+                Self::Refused(status.message().to_owned())
+            }
+            _ => Self::Unreachable(status.message().to_owned()),
+        }
+    }
+}
+
+/// Between which disks, and in which history, a message is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Envelope {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its history.
+    pub lineage: Lineage,
+    /// The sender's disk.
+    pub from: DiskId,
+    /// The sender's incarnation.
+    pub incarnation: Incarnation,
+    /// The receiver's disk.
+    pub to: DiskId,
+}
+
+impl From<Envelope> for pb::Envelope {
+    fn from(envelope: Envelope) -> Self {
+        Self {
+            cluster_id: Bytes::copy_from_slice(&envelope.cluster.0),
+            lineage: envelope.lineage.0,
+            from_disk_id: envelope.from.0,
+            from_incarnation: envelope.incarnation.0,
+            to_disk_id: envelope.to.0,
+        }
+    }
+}
+
+impl TryFrom<Option<pb::Envelope>> for Envelope {
+    type Error = &'static str;
+
+    fn try_from(envelope: Option<pb::Envelope>) -> Result<Self, &'static str> {
+        let envelope = envelope.ok_or("the message has no envelope")?;
+        Ok(Self {
+            cluster: ClusterId::try_from(&envelope.cluster_id[..]).map_err(|_| "the cluster id isn't 16 bytes")?,
+            lineage: Lineage(envelope.lineage),
+            from: DiskId(envelope.from_disk_id),
+            incarnation: Incarnation(envelope.from_incarnation),
+            to: DiskId(envelope.to_disk_id),
+        })
+    }
+}
+
+/// What a starting node tells its peers of itself.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// Its cluster and history, unless it is blank.
+    pub cluster: Option<(ClusterId, Lineage)>,
+    /// Its name.
+    pub node: String,
+    /// Its disk.
+    pub disk: DiskId,
+    /// How often that has been started.
+    pub incarnation: Incarnation,
+    /// Its last log index.
+    pub last_log_index: LogIndex,
+}
+
+/// What a peer remembers of the disk that said hello.
+#[derive(Debug, Clone)]
+pub struct HelloAnswer {
+    /// The peer's cluster and history, unless it is blank.
+    pub cluster: Option<(ClusterId, Lineage)>,
+    /// The peer's name.
+    pub node: String,
+    /// The peer's disk.
+    pub disk: DiskId,
+    /// The greatest incarnation of the asking disk that the peer knew before.
+    pub known_incarnation: Incarnation,
+    /// The greatest log index that the peer knows to have been durable on the asking disk.
+    pub known_durable: LogIndex,
+    /// The peer's own log clock.
+    pub last_log_index: LogIndex,
+    /// Whether the asking disk has been replaced.
+    pub replaced: bool,
+}
+
+/// A new disk asks to be let in.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// The node's name.
+    pub node: String,
+    /// The new disk.
+    pub disk: DiskId,
+    /// Where clients will reach it.
+    pub client_address: String,
+    /// Where peers will reach it.
+    pub peer_address: String,
+}
+
+/// How the joining goes.
+#[derive(Debug, Clone, Default)]
+pub struct JoinAnswer {
+    /// The peer's cluster and history, unless it is blank.
+    pub cluster: Option<(ClusterId, Lineage)>,
+    /// Where the primary is, if the peer isn't it.
+    pub primary_peer_address: Option<String>,
+    /// Whether the disk has been let in.
+    pub accepted: bool,
+    /// Why not, or what goes on.
+    pub detail: String,
+}
+
+fn cluster_of(id: &[u8], lineage: u64) -> Result<Option<(ClusterId, Lineage)>, TransportError> {
+    match id {
+        [] => Ok(None),
+        id => ClusterId::try_from(id)
+            .map(|id| Some((id, Lineage(lineage))))
+            .map_err(|_| TransportError::Malformed("the cluster id isn't 16 bytes".into())),
+    }
+}
+
+/// Channels to peers, one for each address.
+#[derive(Clone)]
+pub struct Peers {
+    network: Arc<dyn Network>,
+    channels: Arc<Mutex<HashMap<String, PeerChannel>>>,
+}
+
+impl Peers {
+    /// No channels yet.
+    #[must_use]
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, channels: Arc::default() }
+    }
+
+    /// The channel to the peer at `address` (`host:port`). It connects when it is used.
+    ///
+    /// # Errors
+    /// If the address can't be one.
+    pub fn channel(&self, address: &str) -> Result<PeerChannel, TransportError> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        // Keepalive finds a peer whose machine or process has stopped without closing its sockets.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| TransportError::Refused(format!("{address}: {error}")))?
+            .connect_timeout(Duration::from_secs(1))
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20);
+        let client = Client::new(self.network.channel(endpoint))
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+        let channel = PeerChannel { client };
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Peers")
+    }
+}
+
+/// Calls to one peer.
+#[derive(Debug, Clone)]
+pub struct PeerChannel {
+    client: Client,
+}
+
+/// Puts a bound on one answer.
+async fn within<T>(bound: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, TransportError> {
+    match tokio::time::timeout(bound, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(TransportError::Unreachable(format!("no answer within {} ms", bound.as_millis()))),
+    }
+}
+
+impl PeerChannel {
+    /// Tells the peer who starts, and asks what it remembers.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn hello(&self, hello: &Hello, bound: Duration) -> Result<HelloAnswer, TransportError> {
+        let (cluster_id, lineage) = split(hello.cluster);
+        let request = pb::HelloRequest {
+            cluster_id,
+            lineage,
+            node_id: hello.node.clone(),
+            disk_id: hello.disk.0,
+            incarnation: hello.incarnation.0,
+            last_log_index: hello.last_log_index.0,
+        };
+        let answer = within(bound, self.client.clone().hello(request)).await?.into_inner();
+        Ok(HelloAnswer {
+            cluster: cluster_of(&answer.cluster_id, answer.lineage)?,
+            node: answer.node_id,
+            disk: DiskId(answer.disk_id),
+            known_incarnation: Incarnation(answer.known_incarnation),
+            known_durable: LogIndex(answer.known_durable_index),
+            last_log_index: LogIndex(answer.last_log_index),
+            replaced: answer.replaced,
+        })
+    }
+
+    /// Asks to be let in.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn join(&self, join: &Join, bound: Duration) -> Result<JoinAnswer, TransportError> {
+        let request = pb::JoinRequest {
+            node_id: join.node.clone(),
+            disk_id: join.disk.0,
+            client_address: join.client_address.clone(),
+            peer_address: join.peer_address.clone(),
+        };
+        let answer = within(bound, self.client.clone().join(request)).await?.into_inner();
+        Ok(JoinAnswer {
+            cluster: cluster_of(&answer.cluster_id, answer.lineage)?,
+            primary_peer_address: Some(answer.primary_peer_address).filter(|address| !address.is_empty()),
+            accepted: answer.accepted,
+            detail: answer.detail,
+        })
+    }
+
+    /// Opens a replication stream: payloads go out as `payloads` yields them, answers come back in the same order.
+    ///
+    /// # Errors
+    /// If the stream can't be opened within `bound`.
+    pub async fn append(
+        &self,
+        envelope: Envelope,
+        payloads: impl Stream<Item = Bytes> + Send + 'static,
+        bound: Duration,
+    ) -> Result<BoxStream<'static, Result<Bytes, TransportError>>, TransportError> {
+        let mut envelope = Some(envelope.into());
+        let requests = payloads.map(move |payload| pb::AppendRequest { envelope: envelope.take(), payload });
+        let answers = within(bound, self.client.clone().append(requests)).await?.into_inner();
+        Ok(answers.map(|answer| answer.map(|answer| answer.payload).map_err(Into::into)).boxed())
+    }
+
+    /// Asks for a vote, or in a pre-vote whether one would be granted.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn vote(
+        &self,
+        envelope: Envelope,
+        pre_vote: bool,
+        payload: Bytes,
+        bound: Duration,
+    ) -> Result<Bytes, TransportError> {
+        let request = pb::VoteRequest { envelope: Some(envelope.into()), pre_vote, payload };
+        Ok(within(bound, self.client.clone().vote(request)).await?.into_inner().payload)
+    }
+
+    /// Orders the peer to stand for election.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn transfer(&self, envelope: Envelope, payload: Bytes, bound: Duration) -> Result<(), TransportError> {
+        let request = pb::TransferRequest { envelope: Some(envelope.into()), payload };
+        within(bound, self.client.clone().transfer(request)).await?;
+        Ok(())
+    }
+
+    /// Passes entries to the primary. False: the peer isn't it, and has proposed none of them.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`: the entries may have been proposed.
+    pub async fn propose(
+        &self,
+        envelope: Envelope,
+        entries: Vec<Bytes>,
+        bound: Duration,
+    ) -> Result<bool, TransportError> {
+        let request = pb::ProposeRequest { envelope: Some(envelope.into()), entries };
+        Ok(within(bound, self.client.clone().propose(request)).await?.into_inner().proposed)
+    }
+
+    /// Asks the primary for a read index. None: the peer isn't the confirmed primary.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`.
+    pub async fn read_index(&self, envelope: Envelope, bound: Duration) -> Result<Option<LogIndex>, TransportError> {
+        let request = pb::ReadIndexRequest { envelope: Some(envelope.into()) };
+        let answer = within(bound, self.client.clone().read_index(request)).await?.into_inner();
+        Ok(answer.confirmed.then_some(LogIndex(answer.log_index)))
+    }
+
+    /// Fetches a module's bytes. The caller checks their hash.
+    ///
+    /// # Errors
+    /// If the peer doesn't have it, the stream breaks, or it grows past `bytes_max`.
+    pub async fn fetch_module(&self, hash: ModuleHash, bytes_max: usize) -> Result<Bytes, TransportError> {
+        let request = pb::FetchModuleRequest { sha256: Bytes::copy_from_slice(&hash.0) };
+        let mut chunks = within(Duration::from_secs(5), self.client.clone().fetch_module(request)).await?.into_inner();
+        let mut module = BytesMut::new();
+        while let Some(chunk) = within(Duration::from_secs(10), chunks.message()).await? {
+            if module.len() + chunk.chunk.len() > bytes_max {
+                return Err(TransportError::Malformed(format!("the module has more than {bytes_max} bytes")));
+            }
+            module.extend_from_slice(&chunk.chunk);
+        }
+        Ok(module.freeze())
+    }
+}
+
+fn split(cluster: Option<(ClusterId, Lineage)>) -> (Bytes, u64) {
+    cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0))
+}

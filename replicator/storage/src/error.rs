@@ -1,0 +1,125 @@
+//! What can go wrong with a node's files, each with what to do next.
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use replicator_types::{Position, codec::CodecError};
+
+/// The way out of a damaged folder, for error messages.
+const AFTER_DAMAGE: &str = "Nothing was changed. If the disk is healthy, start the node with --rejoin: it sets this folder aside (deleting \
+                            nothing) and takes everything from its peers";
+
+/// A file operation that failed, or files that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("can't {action} {}: {source}", path.display())]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Data that was promised to be durable is not as it was written. Never repaired in place, never cut away.
+    #[error("{}{}: {what}. {AFTER_DAMAGE}", path.display(), AtOffset(*offset))]
+    Damaged {
+        /// Which file or folder.
+        path: PathBuf,
+        /// The byte in the file, where that is known.
+        offset: Option<u64>,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process uses the folder.
+    #[error("{} is in use by {}; two nodes can't share a folder", path.display(), Holder(*pid))]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// The process that uses it, if it left its number.
+        pid: Option<u32>,
+    },
+    /// The folder belongs to another node or cluster.
+    #[error("{}: {what}; give this node its own folder, or correct its configuration", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is, and who asked.
+        what: String,
+    },
+    /// The file was written by another version of replicator.
+    #[error("{}: {source}", path.display())]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Which version was found, and which can be read.
+        source: CodecError,
+    },
+    /// The caller's positions don't fit the log. The log is unchanged.
+    #[error("the log ends at {}: {what}", End(*last))]
+    NotContiguous {
+        /// The log's last position.
+        last: Option<Position>,
+        /// What was asked of it.
+        what: String,
+    },
+    /// The caller's record is larger than a log takes. The log is unchanged.
+    #[error("a record of {bytes} bytes; the log takes at most {bytes_max}")]
+    TooLarge {
+        /// The payload's size.
+        bytes: usize,
+        /// The largest one taken.
+        bytes_max: usize,
+    },
+    /// An earlier write or fsync failed, so what is on the disk is unknown: the process must end, and start again.
+    #[error("storage has failed, and takes no more writes until the node is started again: {what}")]
+    Failed {
+        /// The first failure.
+        what: Arc<str>,
+    },
+}
+
+impl StorageError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, action, source }
+    }
+
+    pub(crate) fn damaged(path: impl Into<PathBuf>, offset: impl Into<Option<u64>>, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.into(), offset: offset.into(), what: what.into() }
+    }
+
+    pub(crate) fn failed(what: impl Into<Arc<str>>) -> Self {
+        Self::Failed { what: what.into() }
+    }
+}
+
+struct AtOffset(Option<u64>);
+
+impl fmt::Display for AtOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |offset| write!(f, ", byte {offset}"))
+    }
+}
+
+struct Holder(Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+struct End(Option<Position>);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(position) => position.fmt(f),
+            None => f.write_str("its beginning"),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a replication strategy needs of a log, whatever lies under it.
+
+use bytes::Bytes;
+use replicator_types::{LogIndex, Position};
+
+use crate::StorageError;
+
+/// One entry as the log holds it. The payload's meaning is the strategy's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it is.
+    pub position: Position,
+    /// What it is.
+    pub payload: Bytes,
+}
+
+/// The ends of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogEnds {
+    /// The last entry that was purged; the log begins after it.
+    pub purged: Option<Position>,
+    /// The last entry; the purged one if nothing follows it.
+    pub last: Option<Position>,
+    /// The last entry known to be on the disk. Invariant: `durable <= last`.
+    pub durable: Option<Position>,
+}
+
+/// Called once, when everything appended before is durable, or with the error that says that it may not be.
+/// After an error the log accepts nothing more: the process must end.
+pub type Durable = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+/// A log: append, read, cut off at either end.
+///
+/// Two implementations are meant: over the disk (`DiskLog`), and over a simulated disk in tests. Methods may be called from any
+/// thread, and take effect in the order of the calls.
+pub trait Log: Send + Sync + 'static {
+    /// The ends, as of all calls so far.
+    fn ends(&self) -> LogEnds;
+
+    /// Appends records with ascending, contiguous indexes after the last one. They can be read at once; `done` is called when they
+    /// are durable. Flushes are coalesced: one is in flight at a time.
+    ///
+    /// # Errors
+    /// If the records don't follow the log's end, or the log has failed before.
+    fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError>;
+
+    /// Calls `done` when everything appended before is durable.
+    ///
+    /// # Errors
+    /// If the log has failed before.
+    fn flush(&self, done: Durable) -> Result<(), StorageError>;
+
+    /// Reads the records of `from..to` that exist, at least one if there is one, and no more once `bytes_max` of payload are read.
+    ///
+    /// # Errors
+    /// If a record can't be read or is damaged.
+    fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError>;
+
+    /// Drops every record after `last`; all of them if `None`.
+    ///
+    /// # Errors
+    /// If the log has failed before, or `last` is before the purged end.
+    fn truncate_after(&self, last: Option<Position>) -> Result<(), StorageError>;
+
+    /// Drops every record up to and including `through`, and frees the space some time later.
+    ///
+    /// # Errors
+    /// If the log has failed before.
+    fn purge_through(&self, through: Position) -> Result<(), StorageError>;
+}

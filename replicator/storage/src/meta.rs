@@ -1,0 +1,159 @@
+//! What a node must never forget: who it is, what it voted, what it sealed. One small file, replaced as a whole.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use replicator_types::{
+    ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex,
+    codec::{self, CodecError, Format},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{StorageError, atomic_file};
+
+/// The file's name in the node's folder.
+pub(crate) const META_FILE: &str = "meta";
+
+const MAGIC: [u8; 8] = *b"RPLMETA\n";
+const CHECKSUM_BYTES: usize = 32;
+
+/// The durable identity and promises of one data folder. Read with [`crate::NodeDir::meta`], changed with
+/// [`crate::NodeDir::update`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The node's name in the configuration. Invariant: never changes.
+    pub node: String,
+    /// The folder's identity, made with it (safety rule 1). Invariant: never changes.
+    pub disk: DiskId,
+    /// How often the disk was started (safety rule 2). Invariant: never decreases.
+    pub incarnation: Incarnation,
+    /// The cluster and the history that the folder takes part in; `None` until it joined one.
+    pub cluster: Option<(ClusterId, Lineage)>,
+    /// The cluster's mode, as the configuration spells it.
+    pub mode: Option<String>,
+    /// The strategy's vote, in its own encoding (safety rule 4). That it never regresses, the strategy must see to.
+    pub vote: Option<Vec<u8>>,
+    /// The last epoch that this disk acknowledges nothing of any more (safety rule 8). Invariant: never decreases.
+    pub sealed_epoch: Option<Epoch>,
+    /// The greatest (epoch, attempt number) obeyed (safety rule 6). Invariant: never decreases.
+    pub seal_attempt: Option<(Epoch, u64)>,
+    /// What this disk remembers of the others, to notice an old copy put back (safety rule 2).
+    pub peers: BTreeMap<DiskId, PeerMemory>,
+    /// The members of the cluster as last known here: whom to ask at a start, before the log is read.
+    pub members: Vec<MemberMemory>,
+    /// The logs that exist in this folder, each with its tag, so that a missing or foreign one is noticed.
+    pub(crate) logs: BTreeMap<String, LogTag>,
+}
+
+/// What is remembered of another disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerMemory {
+    /// The greatest incarnation seen of it.
+    pub incarnation: Incarnation,
+    /// The greatest index that it said was durable there.
+    pub durable: LogIndex,
+}
+
+/// A member of the cluster, as last known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberMemory {
+    /// Its node's name.
+    pub node: String,
+    /// Its disk.
+    pub disk: DiskId,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// A random number that every record of one log carries, so that bytes of another log are never taken for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogTag(pub(crate) u64);
+
+impl Format for Meta {
+    const WHAT: &'static str = "meta file";
+}
+
+impl Meta {
+    /// The meta of a folder that has just been made.
+    pub(crate) fn new(node: &str, disk: DiskId) -> Self {
+        Self {
+            node: node.to_owned(),
+            disk,
+            incarnation: Incarnation(0),
+            cluster: None,
+            mode: None,
+            vote: None,
+            sealed_epoch: None,
+            seal_attempt: None,
+            peers: BTreeMap::new(),
+            members: Vec::new(),
+            logs: BTreeMap::new(),
+        }
+    }
+
+    /// Asserts that `next` may follow this one.
+    ///
+    /// # Panics
+    /// If it would break a promise that the disk has made. That is a bug, and going on could lose acknowledged writes.
+    pub(crate) fn assert_may_become(&self, next: &Self) {
+        assert_eq!(self.node, next.node, "a folder keeps its node");
+        assert_eq!(self.disk, next.disk, "a folder keeps its disk id");
+        assert!(self.incarnation <= next.incarnation, "incarnation {} after {}", next.incarnation, self.incarnation);
+        let (old, new) = (self.sealed_epoch, next.sealed_epoch);
+        assert!(old <= new, "sealed epoch {new:?} after {old:?}");
+        let (old, new) = (self.seal_attempt, next.seal_attempt);
+        assert!(old <= new, "seal attempt {new:?} after {old:?}");
+    }
+
+    /// The file's content: magic, length, the value in the common codec, SHA-256 of all of that.
+    pub(crate) fn to_file(&self) -> Vec<u8> {
+        let body = codec::encode(self);
+        let length = u32::try_from(body.len()).expect("a meta of a few names and numbers is far below 4 GiB");
+        let mut bytes = [&MAGIC[..], &length.to_be_bytes(), &body].concat();
+        let checksum = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    /// Reads what [`Self::to_file`] wrote: any other byte is found out.
+    pub(crate) fn from_file(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
+        let damaged = |what: &str| StorageError::damaged(path, None, what);
+        let Some((content, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Err(damaged("the file is too short"));
+        };
+        if Sha256::digest(content)[..] != checksum[..] {
+            return Err(damaged("its checksum doesn't match"));
+        }
+        let body = content.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
+        let Some((length, body)) = body else {
+            return Err(damaged("it is not a meta file"));
+        };
+        if u32::from_be_bytes(*length) as usize != body.len() {
+            return Err(damaged("its length doesn't match"));
+        }
+        codec::decode(body).map_err(|source| match source {
+            CodecError::Version { .. } => StorageError::Version { path: path.to_owned(), source },
+            other => damaged(&other.to_string()),
+        })
+    }
+}
+
+/// Reads the meta of the folder; `None` if it has none.
+pub(crate) fn read(dir: &Path) -> Result<Option<Meta>, StorageError> {
+    let path = path(dir);
+    atomic_file::read(&path)?.map(|bytes| Meta::from_file(&path, &bytes)).transpose()
+}
+
+/// Replaces the meta of the folder; durable on return.
+pub(crate) fn write(dir: &Path, meta: &Meta) -> Result<(), StorageError> {
+    atomic_file::replace(&path(dir), &meta.to_file())
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join(META_FILE)
+}

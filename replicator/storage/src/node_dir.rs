@@ -1,0 +1,252 @@
+//! A node's data folder: locked, private, and either blank, whole, or refused.
+
+use std::{
+    fmt, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use replicator_types::{ClusterId, DiskId, Incarnation};
+
+use crate::{
+    Meta, ModuleStore, StorageError, atomic_file,
+    lock::{DirLock, LOCK_FILE},
+    meta,
+};
+
+/// Where [`NodeDir::set_aside`] moves things, followed by a number.
+const SET_ASIDE: &str = "set-aside-";
+
+/// An open, locked data folder. Clones share it; the lock is held until the last one, and every log opened in it, is gone.
+#[derive(Clone)]
+pub struct NodeDir {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    created: bool,
+    state: Mutex<State>,
+    /// Held while modules change, so that two who put the same one don't share a temporary file.
+    modules: Mutex<()>,
+    _lock: DirLock,
+}
+
+struct State {
+    meta: Meta,
+    /// The first failed write: what the file holds now is unknown.
+    failed: Option<Arc<str>>,
+}
+
+impl fmt::Debug for NodeDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeDir").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl NodeDir {
+    /// Opens the folder of the node called `node`, or makes it, with a new disk id, if it is blank. Takes the exclusive lock. A folder
+    /// that was made is durable on return.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] if another process has it; [`StorageError::NotOurs`] if it belongs to another node;
+    /// [`StorageError::Damaged`] if `meta` is damaged, or missing beside other files: then it is not blank, and what its disk had
+    /// promised is unknown.
+    pub fn open(path: impl Into<PathBuf>, node: &str) -> Result<Self, StorageError> {
+        let path = path.into();
+        let lock = enter(&path)?;
+        let found = meta::read(&path)?;
+        let created = found.is_none();
+        let meta = match found {
+            Some(meta) => meta,
+            None => create(&path, node)?,
+        };
+        if meta.node != node {
+            let what = format!("it belongs to the node {:?}, and this one is {node:?}", meta.node);
+            return Err(StorageError::NotOurs { path, what });
+        }
+        let state = Mutex::new(State { meta, failed: None });
+        Ok(Self { shared: Arc::new(Shared { path, created, state, modules: Mutex::new(()), _lock: lock }) })
+    }
+
+    /// Whether [`Self::open`] made it: then this disk is new to everybody.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.shared.created
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The meta as it is on the disk.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        self.state().meta.clone()
+    }
+
+    /// Changes the meta; durable on return. Updates are made one after the other, in the order of the calls. A change that
+    /// changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// If it can't be written. Which meta is on the disk is unknown then, every later update fails too, and the process must end.
+    ///
+    /// # Panics
+    /// If the change would break a promise of the disk: another node or disk id, or a lower incarnation, sealed epoch or attempt.
+    pub fn update(&self, change: impl FnOnce(&mut Meta)) -> Result<(), StorageError> {
+        self.update_with(|meta| {
+            change(meta);
+            Ok(())
+        })
+    }
+
+    /// Raises the incarnation by one; durable on return (safety rule 2). Call it once at each start, before any network I/O.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn raise_incarnation(&self) -> Result<Incarnation, StorageError> {
+        let mut raised = Incarnation(0);
+        self.update(|meta| {
+            meta.incarnation = Incarnation(meta.incarnation.0 + 1);
+            raised = meta.incarnation;
+        })?;
+        Ok(raised)
+    }
+
+    /// Refuses the folder if it takes part in another cluster than `cluster`. One that takes part in none passes.
+    ///
+    /// # Errors
+    /// [`StorageError::NotOurs`] if so.
+    pub fn require_cluster(&self, cluster: ClusterId) -> Result<(), StorageError> {
+        match self.state().meta.cluster {
+            Some((ours, _)) if ours != cluster => {
+                let what = format!("it belongs to the cluster {ours}, and this one is {cluster}");
+                Err(StorageError::NotOurs { path: self.shared.path.clone(), what })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The store of modules in this folder.
+    ///
+    /// # Errors
+    /// If its folder can't be made or read.
+    pub fn modules(&self) -> Result<ModuleStore, StorageError> {
+        ModuleStore::open(self.clone())
+    }
+
+    /// Bytes that are free for this process on the folder's disk, so that a node can refuse new writes before the log fails.
+    ///
+    /// # Errors
+    /// If the file system doesn't say.
+    pub fn free_bytes(&self) -> Result<u64, StorageError> {
+        let path = &self.shared.path;
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|error| StorageError::io("ask for the free space of", path)(error.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Moves everything in the folder at `path` into `set-aside-<n>` inside it, so that the node can join again as a blank one.
+    /// Deletes nothing; durable on return. Returns the folder made, or `None` if there was nothing to move.
+    ///
+    /// Interrupted, it leaves a folder that [`Self::open`] refuses as damaged; call it again.
+    ///
+    /// # Errors
+    /// If the folder is in use, or something can't be moved.
+    pub fn set_aside(path: impl AsRef<Path>) -> Result<Option<PathBuf>, StorageError> {
+        let path = path.as_ref();
+        let _lock = enter(path)?;
+        let moving: Vec<_> = atomic_file::names(path)?.into_iter().filter(|name| is_content(name)).collect();
+        if moving.is_empty() {
+            return Ok(None);
+        }
+        let target = (1_u32..)
+            .map(|n| path.join(format!("{SET_ASIDE}{n}")))
+            .find(|target| !target.exists())
+            .expect("a folder has fewer than 2^32 entries");
+        atomic_file::create_dir(&target)?;
+        // `meta` goes last: as long as anything is left behind, so is the evidence that the folder isn't blank.
+        let (metas, others): (Vec<_>, Vec<_>) = moving.into_iter().partition(|name| name == meta::META_FILE);
+        for name in others.iter().chain(&metas) {
+            fs::rename(path.join(name), target.join(name)).map_err(StorageError::io("move away", path.join(name)))?;
+            atomic_file::sync_dir(path)?;
+        }
+        atomic_file::sync_dir(&target)?;
+        Ok(Some(target))
+    }
+
+    pub(crate) fn update_with<T>(
+        &self,
+        change: impl FnOnce(&mut Meta) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let mut state = self.state();
+        if let Some(what) = &state.failed {
+            return Err(StorageError::failed(what.clone()));
+        }
+        let mut next = state.meta.clone();
+        let answer = change(&mut next)?;
+        if next == state.meta {
+            return Ok(answer);
+        }
+        state.meta.assert_may_become(&next);
+        if let Err(error) = meta::write(&self.shared.path, &next) {
+            state.failed = Some(error.to_string().into());
+            return Err(error);
+        }
+        state.meta = next;
+        Ok(answer)
+    }
+
+    /// Excludes everybody else from changing the folder of modules.
+    pub(crate) fn changing_modules(&self) -> MutexGuard<'_, ()> {
+        self.shared.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A panic in a change leaves the state as it was, so a poisoned lock is sound.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the folder if need be, sees to its privacy, and locks it.
+fn enter(path: &Path) -> Result<DirLock, StorageError> {
+    atomic_file::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(StorageError::io("make private", path))?;
+    DirLock::acquire(path)
+}
+
+/// Makes the meta of a blank folder.
+fn create(path: &Path, node: &str) -> Result<Meta, StorageError> {
+    let leftover = format!("{}.{}", meta::META_FILE, atomic_file::TEMPORARY);
+    let others: Vec<_> =
+        atomic_file::names(path)?.into_iter().filter(|name| is_content(name) && *name != leftover).collect();
+    if !others.is_empty() {
+        let what = format!("the file is missing, though the folder holds {}", others.join(", "));
+        return Err(StorageError::damaged(path.join(meta::META_FILE), None, what));
+    }
+    let meta = Meta::new(node, DiskId(random(path)?));
+    meta::write(path, &meta)?;
+    Ok(meta)
+}
+
+/// Whether a name in the folder is a node's content, and not what may lie in a blank one.
+fn is_content(name: &str) -> bool {
+    name != LOCK_FILE && name != "lost+found" && !name.starts_with(SET_ASIDE)
+}
+
+/// A number from the operating system's generator.
+pub(crate) fn random(path: &Path) -> Result<u64, StorageError> {
+    getrandom::u64().map_err(|error| {
+        let source = std::io::Error::other(error.to_string());
+        StorageError::Io { path: path.to_owned(), action: "draw a random number for", source }
+    })
+}
+
+/// Makes all files that this process creates from now on private to their owner. The log's chunk files are created by raft-log with
+/// the process's default mode; the 0700 folder protects them, and this makes them 0600 as well.
+pub fn restrict_umask() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}

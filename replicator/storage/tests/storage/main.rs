@@ -1,0 +1,10 @@
+//! The files of a node, tried hard: every bit flipped, every cut, kills, failures, and a model.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as its tests do")]
+
+mod damage;
+mod files;
+mod flush;
+mod kill;
+mod model;
+mod scratch;

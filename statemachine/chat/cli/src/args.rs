@@ -1,0 +1,220 @@
+//! The command line, and its help.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default().bold())
+    .placeholder(styling::AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  export CHAT_ENDPOINTS=10.0.0.1:7000,10.0.0.2:7000,10.0.0.3:7000
+  chat register alice               make an account; asks for a new password
+  chat login alice                  log in; the login is kept for the next commands
+  chat list 'b*'                    accounts whose names begin with b
+  chat send bob Hello, Bob!         send a message
+  chat read                         show the oldest unread messages and mark them read
+  chat listen                       show messages as they come
+  chat -o json messages | jq .      the whole mailbox, for programs
+  seq 100 | chat send bob --stdin   one message per line
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+/// Chat over a replicated server: messages survive the death of any server that isn't the last of its majority.
+#[derive(Debug, Parser)]
+#[command(name = "chat", version, styles = STYLES, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The servers, as host:port, separated by commas. One is enough; more survive more failures.
+    /// Without it, those of the last login are used.
+    #[arg(long, env = "CHAT_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT,…", global = true)]
+    pub(crate) endpoints: Vec<String>,
+    /// Whose login to use, if you have several. Default: the last one.
+    #[arg(long, env = "CHAT_USER", value_name = "NAME", global = true)]
+    pub(crate) user: Option<String>,
+    /// How to print: tables for people, JSON for programs.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
+    pub(crate) output: Format,
+    /// Take the password from the first line of this file. Otherwise from the environment's CHAT_PASSWORD, or by asking.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Where logins are kept. Default: $XDG_STATE_HOME/chat, or ~/.local/state/chat.
+    #[arg(long, env = "CHAT_STATE_DIR", value_name = "FOLDER", global = true)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How long to try, in seconds, while servers don't answer.
+    #[arg(long, env = "CHAT_DEADLINE", value_name = "SECONDS", default_value = "10", value_parser = seconds, global = true)]
+    pub(crate) deadline: Duration,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables and sentences.
+    #[default]
+    Table,
+    /// One JSON document; from `listen` and `send --stdin`, one per line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make an account. Asks for a new password, which never leaves this computer.
+    Register {
+        /// The account's name: up to 64 bytes, without spaces, * and ?. Default: --user.
+        name: Option<String>,
+    },
+    /// Log in, and keep the login for the next commands.
+    Login {
+        /// The account's name. Default: --user.
+        name: Option<String>,
+        /// How long the login outlives its last use, such as 90s, 30m, 1h or 7d.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        ttl: Duration,
+    },
+    /// Log out and forget the login.
+    Logout,
+    /// List accounts.
+    List {
+        /// Only these: * stands for any characters, ? for one. Quote it.
+        pattern: Option<String>,
+    },
+    /// Send a message, or with --stdin many.
+    #[command(after_help = SEND_EXAMPLES)]
+    Send(Send),
+    /// Show the oldest unread messages and mark them read.
+    Read {
+        /// At most this many.
+        #[arg(default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+    },
+    /// Show the mailbox, read messages too. Marks nothing.
+    Messages {
+        /// Only unread ones.
+        #[arg(long)]
+        unread: bool,
+        /// Only messages with a greater number.
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        after: u64,
+    },
+    /// Delete messages from your mailbox.
+    DeleteMessages {
+        /// Their numbers, as `messages` shows them. Unknown ones are skipped.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u64>,
+    },
+    /// Delete your account, with its mailbox and all unread messages in it.
+    DeleteAccount {
+        /// Really.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show messages as they come, each once, and mark them read. Goes on where it was stopped.
+    Listen {
+        /// Stop after this many messages.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// Stop after this many seconds; with --count, fail if that many messages haven't come by then.
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        timeout: Option<Duration>,
+    },
+    /// Show who is logged in, and how many messages are unread.
+    Whoami,
+}
+
+const SEND_EXAMPLES: &str = "\
+Examples:
+  chat send bob Hello, Bob!
+  chat send bob -- --strange-looking text
+  seq 1000 | chat send bob --stdin                 prints `sent 17 to bob` for each line
+  chat send bob --stdin --window 32 < many-lines   faster: up to 32 lines on their way at once";
+
+/// What to send, and to whom.
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The recipient's name.
+    pub(crate) to: String,
+    /// The message; several words are joined by spaces.
+    #[arg(required_unless_present = "stdin")]
+    pub(crate) text: Vec<String>,
+    /// Send each line of standard input as a message, and print a line for each that has arrived. Empty lines are
+    /// skipped.
+    #[arg(long, conflicts_with = "text")]
+    pub(crate) stdin: bool,
+    /// How many lines may be on their way at once. They arrive in order all the same.
+    #[arg(long, value_name = "N", requires = "stdin", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) window: u32,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    // Clocks can't go further; nobody waits longer than a century.
+    if duration.is_zero() || duration > Duration::from_secs(3_000_000_000) {
+        return Err("expected a number of seconds above 0 and below 3,000,000,000".into());
+    }
+    Ok(duration)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("expected a number and a unit: 90s, 30m, 1h or 7d".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a number and a unit: 90s, 30m, 1h or 7d".to_owned())?;
+    match number.checked_mul(unit) {
+        Some(seconds @ 1..=3_000_000_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected more than 0 s and less than a century".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for bad in ["", "1", "h", "1w", "-1s", "0s", "1.5h", "99999999999999999999d", "１h"] {
+            assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+        for bad in ["", "-1", "0", "NaN", "inf", "1e300"] {
+            assert!(seconds(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn text_or_lines_but_not_both() {
+        assert!(Cli::try_parse_from(["chat", "send", "bob", "hi", "there"]).is_ok());
+        assert!(Cli::try_parse_from(["chat", "send", "bob", "--stdin", "--window", "8"]).is_ok());
+        assert!(Cli::try_parse_from(["chat", "send", "bob"]).is_err());
+        assert!(Cli::try_parse_from(["chat", "send", "bob", "hi", "--stdin"]).is_err());
+        assert!(Cli::try_parse_from(["chat", "send", "bob", "hi", "--window", "8"]).is_err());
+        assert!(Cli::try_parse_from(["chat"]).is_ok_and(|cli| cli.command.is_none()));
+    }
+}

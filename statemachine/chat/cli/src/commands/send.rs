@@ -1,0 +1,232 @@
+//! Sending: one message, or each line of standard input.
+//!
+//! A message is acknowledged (printed) after its number has been saved, so that no two acknowledgements can be of the
+//! same message, even if this process is killed in between and run again.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context as _, Result, bail};
+use prost::Message as _;
+use replicator_client::{Error, Executed, Outcome};
+use replicator_proto::chat::v1::{self as chat, ChatRequest, chat_request};
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    sync::mpsc,
+};
+
+use crate::{
+    account::{self, Account, Reply, unexpected},
+    args::{Format, Global, Send},
+    failure::{Refused, explain},
+    output::{note, print, visible},
+};
+
+/// The longest line that is read. The module's own limit on a message is lower.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+fn action(to: &str, text: String) -> chat_request::Action {
+    chat_request::Action::Send(chat::Send { to: to.to_owned(), text })
+}
+
+pub(super) async fn send(global: &Global, send: Send) -> Result<()> {
+    let mut account = Account::open(global).await?;
+    if send.stdin {
+        let (lines, input) = mpsc::channel(1);
+        tokio::spawn(read_lines(lines));
+        let mut sender = Sender { format: global.output, to: send.to, failed: 0, sent: 0 };
+        return match send.window {
+            1 => sender.one_by_one(&mut account, input).await,
+            window => sender.pipelined(&mut account, input, window as usize).await,
+        };
+    }
+    let (reply, executed) = account.execute(action(&send.to, send.text.join(" "))).await?;
+    acknowledge(global.output, &send.to, reply, &executed, None)
+}
+
+/// A line of input and its number, from 1; an error ends the input.
+type Line = Result<(u64, Vec<u8>)>;
+
+/// Reads lines ahead of their sending, by one.
+async fn read_lines(lines: mpsc::Sender<Line>) {
+    let mut input = BufReader::new(tokio::io::stdin());
+    for number in 1.. {
+        let mut line = Vec::new();
+        let read = (&mut input).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).await;
+        let item = match read {
+            Ok(0) => return,
+            Ok(_) if line.len() as u64 > LINE_BYTES_MAX => Err(anyhow::anyhow!("line {number} is longer than 1 MiB")),
+            Ok(_) => Ok((number, line)),
+            Err(error) => Err(anyhow::Error::new(error).context("cannot read standard input")),
+        };
+        let last = item.is_err();
+        if lines.send(item).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The message in a line; `None` if there is none.
+fn text(mut line: Vec<u8>) -> Result<Option<String>> {
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    let text = String::from_utf8(line).context("not UTF-8")?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// Prints that a message has arrived.
+fn acknowledge(format: Format, to: &str, reply: Reply, executed: &Executed, line: Option<u64>) -> Result<()> {
+    let Reply::Sent(sent) = reply else { return Err(unexpected()) };
+    let mut json = json!({
+        "message_id": sent.message_id,
+        "to": to,
+        "pushed_to": sent.pushed_to,
+        "log_index": executed.log_index.0,
+        "node": executed.node_id,
+    });
+    if let Some(line) = line {
+        json["line"] = line.into();
+    }
+    print(format, &json, || format!("sent {} to {}", sent.message_id, visible(to)))
+}
+
+struct Sender {
+    format: Format,
+    to: String,
+    sent: u64,
+    failed: u64,
+}
+
+impl Sender {
+    /// Sends a line after the one before it has arrived. Between two lines other commands may use the login.
+    async fn one_by_one(&mut self, account: &mut Account, mut input: mpsc::Receiver<Line>) -> Result<()> {
+        account.unlock();
+        while let Some(line) = input.recv().await {
+            let (number, line) = line?;
+            let Some(text) = self.text(number, line) else { continue };
+            account.lock().await?;
+            let done = account.execute(action(&self.to, text)).await;
+            account.unlock();
+            match done {
+                Ok((reply, executed)) => {
+                    self.sent += 1;
+                    acknowledge(self.format, &self.to, reply, &executed, Some(number))?;
+                }
+                Err(error) => self.failed(number, error)?,
+            }
+        }
+        self.end()
+    }
+
+    /// Keeps up to `window` lines on their way, and the login to itself until all have arrived.
+    async fn pipelined(&mut self, account: &mut Account, mut input: mpsc::Receiver<Line>, window: usize) -> Result<()> {
+        // The first message goes alone: it finds out whether an earlier command was killed before it could save.
+        loop {
+            let Some(line) = input.recv().await else { return self.end() };
+            let (number, line) = line?;
+            let Some(text) = self.text(number, line) else { continue };
+            match account.execute(action(&self.to, text)).await {
+                Ok((reply, executed)) => {
+                    self.sent += 1;
+                    acknowledge(self.format, &self.to, reply, &executed, Some(number))?;
+                    break;
+                }
+                Err(error) => self.failed(number, error)?,
+            }
+        }
+        let pipeline = account.session.pipeline(window).await.map_err(|error| explain(error, &account.name))?;
+        let mut under_way: VecDeque<(u64, Outcome)> = VecDeque::new();
+        let mut open = true;
+        while open || !under_way.is_empty() {
+            let room = open && under_way.len() < pipeline.window();
+            tokio::select! {
+                // What has arrived is told before more is sent.
+                biased;
+                outcome = async { (&mut under_way[0].1).await }, if !under_way.is_empty() => {
+                    let Some((number, _)) = under_way.pop_front() else { break };
+                    account.save(false)?;
+                    self.arrived(number, outcome, &account.name)?;
+                }
+                line = input.recv(), if room => match line {
+                    None => open = false,
+                    Some(line) => {
+                        let (number, line) = line?;
+                        let Some(text) = self.text(number, line) else { continue };
+                        let request = ChatRequest { action: Some(action(&self.to, text)) }.encode_to_vec();
+                        let outcome = pipeline.submit(request).await.map_err(|error| explain(error, &account.name))?;
+                        under_way.push_back((number, outcome));
+                    }
+                },
+            }
+        }
+        pipeline.close().await.map_err(|error| explain(error, &account.name))?;
+        account.save(true)?;
+        self.end()
+    }
+
+    fn arrived(&mut self, number: u64, outcome: Result<Executed, Error>, name: &str) -> Result<()> {
+        let done = outcome
+            .map_err(|error| explain(error, name))
+            .and_then(|executed| Ok((account::answer(&executed.response, name)?, executed)));
+        match done {
+            Ok((reply, executed)) => {
+                self.sent += 1;
+                acknowledge(self.format, &self.to, reply, &executed, Some(number))
+            }
+            Err(error) => self.failed(number, error),
+        }
+    }
+
+    fn text(&mut self, number: u64, line: Vec<u8>) -> Option<String> {
+        text(line).unwrap_or_else(|error| {
+            self.failed += 1;
+            note(&format!("line {number} was not sent: {error:#}"));
+            None
+        })
+    }
+
+    /// A refused line is told, and the next one may do better; anything else ends the command.
+    fn failed(&mut self, number: u64, error: anyhow::Error) -> Result<()> {
+        if error.is::<Refused>() {
+            self.failed += 1;
+            note(&format!("line {number} was not sent: {error:#}"));
+            return Ok(());
+        }
+        Err(error.context(format!("stopped at line {number}; {} lines were sent before it", self.sent)))
+    }
+
+    fn end(&self) -> Result<()> {
+        match self.failed {
+            0 => Ok(()),
+            failed => bail!("{failed} lines were not sent, {} were", self.sent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_message_without_its_end() {
+        assert_eq!(text(b"hi\n".to_vec()).unwrap().as_deref(), Some("hi"));
+        assert_eq!(text(b"hi \r\n".to_vec()).unwrap().as_deref(), Some("hi "));
+        assert_eq!(text(b"last".to_vec()).unwrap().as_deref(), Some("last"));
+        assert_eq!(text(b"\n".to_vec()).unwrap(), None);
+        assert!(text(b"\xff\n".to_vec()).is_err());
+    }
+
+    #[test]
+    fn a_refusal_goes_on_and_a_failure_ends() {
+        let mut sender = Sender { format: Format::Json, to: "bob".into(), sent: 2, failed: 0 };
+        let error = chat::ChatError { code: chat::ChatErrorCode::MailboxFull.into(), message: "full".into() };
+        sender.failed(3, crate::failure::refused(error, "alice")).unwrap();
+        assert_eq!(sender.end().unwrap_err().to_string(), "1 lines were not sent, 2 were");
+        let stopped = sender.failed(4, anyhow::anyhow!("gone")).unwrap_err();
+        assert_eq!(format!("{stopped:#}"), "stopped at line 4; 2 lines were sent before it: gone");
+    }
+}

@@ -1,0 +1,64 @@
+//! Requests and queries of any bytes at all: refused, and never a panic.
+
+use proptest::prelude::*;
+use prost::Message;
+use replicator_proto::chat::v1::{ChatErrorCode as Code, ChatRequest, chat_response::Result as Answer};
+
+use crate::world::{World, login, read, register, send};
+
+fn refused(answer: Answer) -> Code {
+    match answer {
+        Answer::Error(error) => error.code(),
+        answer => panic!("taken: {answer:?}"),
+    }
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let (mut world, [ada]) = World::of(["ada"]);
+    // Nothing at all; an unknown action; a length past the end; a wrong wire type; a text that isn't UTF-8.
+    for bytes in [&b""[..], b"\xfa\x01\x00", b"\x0a\x05", b"\x08\x01", b"\x22\x03\x0a\x01\xff"] {
+        assert_eq!(refused(read(&world.harness.request(ada, bytes))), Code::Invalid, "{bytes:?}");
+        assert_eq!(refused(read(&world.harness.query(ada, bytes))), Code::Invalid, "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_request_as_long_as_can_be_is_refused() {
+    let (mut world, [ada]) = World::of(["ada"]);
+    let ids = vec![1; 900_000];
+    let action = replicator_proto::chat::v1::MarkRead { message_ids: ids };
+    let action = replicator_proto::chat::v1::chat_request::Action::MarkRead(action);
+    assert_eq!(world.refused(ada, action), Code::Invalid);
+    assert_eq!(world.refused(ada, register(&"x".repeat(1_000_000))), Code::Invalid);
+    assert_eq!(world.refused(ada, send("ada", &"x".repeat(1_000_000))), Code::Invalid);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_never_panic(requests in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..30)) {
+        let (mut world, [ada]) = World::of(["ada"]);
+        for request in &requests {
+            read(&world.harness.request(ada, request));
+            read(&world.harness.query(ada, request));
+        }
+    }
+
+    #[test]
+    fn damaged_requests_never_panic(
+        changes in prop::collection::vec((0..3usize, any::<prop::sample::Index>(), any::<u8>()), 1..30)
+    ) {
+        let (mut world, [ada]) = World::of(["ada"]);
+        let requests = [register("bob"), login(ada, "ada", "ada"), send("ada", "hello")];
+        let requests = requests.map(|action| ChatRequest { action: Some(action) }.encode_to_vec());
+        for (request, place, byte) in changes {
+            let mut request = requests[request].clone();
+            let place = place.index(request.len());
+            request[place] = byte;
+            read(&world.harness.request(ada, &request));
+            read(&world.harness.query(ada, &request));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Every action and every refusal, as clients see them.
+
+mod accounts;
+mod hostile;
+mod messages;
+mod queries;
+mod snapshot;
+mod world;
