@@ -28,7 +28,7 @@ pub enum Error {
     #[error("no endpoint was given; name at least one node as host:port")]
     NoEndpoints,
     /// No node could serve the call before the deadline, and nothing was done.
-    #[error("no node could answer within {waited:.1?} ({attempts} attempts at {endpoints}): {cause}")]
+    #[error("no node could answer within {waited:.1?} ({attempts} attempts at {endpoints}): {}", words(.cause))]
     Unavailable {
         /// How long it was tried.
         waited: Duration,
@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The request was sent, and no answer came before the deadline: it may or may not have been executed, now or later.
     /// The session repeats it under its sequence before the next request; [`crate::Session::resolve`] does so at once.
-    #[error("request {sequence} may or may not have been executed: no answer within {waited:.1?}: {cause}")]
+    #[error("request {sequence} may or may not have been executed: no answer within {waited:.1?}: {}", words(.cause))]
     OutcomeUnknown {
         /// The request's number in its session.
         sequence: Sequence,
@@ -144,8 +144,16 @@ pub enum Error {
         message: String,
     },
     /// Any other status, passed on as it came. Whether the request took effect isn't known.
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}", words(.0))]
     Rpc(#[source] Box<Status>),
+}
+
+/// What a status says, without its names for programs.
+fn words(status: &Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
+    }
 }
 
 impl Error {

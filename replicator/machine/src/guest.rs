@@ -144,33 +144,38 @@ impl Guest {
     /// Never inlined: how deep the native stack is before wasm runs must not depend on who calls.
     #[inline(never)]
     pub(crate) fn apply(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
-        let function = self.apply.clone();
-        self.call(&function, header, payload, fuel)
+        let arguments = self.put_input(header, payload);
+        self.store.set_fuel(fuel).map_err(engine_failed)?;
+        // Not through `run`: a clone of the function, which that would take, costs as much as the call.
+        match self.apply.call(&mut self.store, arguments) {
+            Ok(region) => self.take_output(region),
+            Err(error) => Err(self.failure(&error)),
+        }
     }
 
     /// Calls `rsm_query` in the same way.
     #[inline(never)]
     pub(crate) fn query(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
-        let function = self.query.clone();
-        self.call(&function, header, payload, fuel)
+        let arguments = self.put_input(header, payload);
+        self.store.set_fuel(fuel).map_err(engine_failed)?;
+        match self.query.call(&mut self.store, arguments) {
+            Ok(region) => self.take_output(region),
+            Err(error) => Err(self.failure(&error)),
+        }
     }
 
     #[inline]
-    fn call(
-        &mut self,
-        function: &TypedFunc<(u32, u32), u64>,
-        header: &[u8; HEADER_BYTES],
-        payload: &[u8],
-        fuel: u64,
-    ) -> Result<Called, Failure> {
+    fn put_input(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8]) -> (u32, u32) {
         let len = HEADER_BYTES + payload.len();
         assert!(len <= self.input_bytes, "an input of {len} bytes, at most {} fit", self.input_bytes);
         let place = &mut self.memory.data_mut(&mut self.store)[self.input..][..len];
         place[..HEADER_BYTES].copy_from_slice(header);
         place[HEADER_BYTES..].copy_from_slice(payload);
+        (self.input as u32, len as u32)
+    }
 
-        let region = self.run(function, (self.input as u32, len as u32), fuel)?;
-
+    #[inline]
+    fn take_output(&self, region: u64) -> Result<Called, Failure> {
         let list = self.list(region)?;
         let (output, list_hash) = (decode(list)?, xxh3_64(list));
         let fuel_left = self.store.get_fuel().map_err(engine_failed)?;
@@ -191,7 +196,6 @@ impl Guest {
     }
 
     /// Runs an export with fresh fuel.
-    #[inline]
     fn run<P: WasmParams, R: WasmResults>(
         &mut self,
         function: &TypedFunc<P, R>,

@@ -27,7 +27,8 @@ pub(super) fn table(head: &[&str]) -> Table {
 }
 
 /// Prints a table without trailing blanks.
-pub(super) fn print_table(table: &Table) -> io::Result<()> {
+pub(super) fn print_table(table: &mut Table) -> io::Result<()> {
+    table.column_iter_mut().for_each(|column| drop(column.set_padding((0, 2))));
     let mut out = anstream::stdout().lock();
     for line in table.to_string().lines() {
         writeln!(out, "{}", line.trim_end())?;

@@ -127,7 +127,7 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
             }
         }
     }
-    output::print_table(&table)?;
+    output::print_table(&mut table)?;
     let yellow = output::paint(AnsiColor::Yellow);
     for (node, note) in notes {
         writeln!(anstream::stdout(), "{yellow}{node}:{yellow:#} {note}")?;

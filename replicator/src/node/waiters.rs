@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 /// What became of an entry on this replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub(crate) struct Done {
     /// Where it was applied.
-    pub position: Position,
+    pub(crate) position: Position,
     /// The outcome.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// The running digest after it.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 struct Waiter {

@@ -21,7 +21,7 @@ pub struct LogEnds {
     pub purged: Option<Position>,
     /// The last entry; the purged one if nothing follows it.
     pub last: Option<Position>,
-    /// The last entry known to be on the disk. Invariant: `durable <= last`.
+    /// The last entry that is in the log and known to be on the disk. Invariant: its index is at most the last one's.
     pub durable: Option<Position>,
 }
 
@@ -41,7 +41,8 @@ pub trait Log: Send + Sync + 'static {
     /// are durable. Flushes are coalesced: one is in flight at a time.
     ///
     /// # Errors
-    /// If the records don't follow the log's end, or the log has failed before.
+    /// If the records don't follow the log's end (the first index of all is 0, and epochs never decrease), if one is too large, or if
+    /// the log has failed before. Then nothing was appended, and `done` isn't called.
     fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError>;
 
     /// Calls `done` when everything appended before is durable.
@@ -56,15 +57,18 @@ pub trait Log: Send + Sync + 'static {
     /// If a record can't be read or is damaged.
     fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError>;
 
-    /// Drops every record after `last`; all of them if `None`.
+    /// Drops every record after `last`; all of them if `None`. Durable with the next flush: until then, the records may come back
+    /// after a crash.
     ///
     /// # Errors
-    /// If the log has failed before, or `last` is before the purged end.
+    /// If the log has failed before, or doesn't hold `last` (its purged end counts as held).
     fn truncate_after(&self, last: Option<Position>) -> Result<(), StorageError>;
 
-    /// Drops every record up to and including `through`, and frees the space some time later.
+    /// Drops every record up to and including `through`, and frees the space some time later. The caller has a durable image of it
+    /// (safety rule 22). If the log doesn't hold `through`, because it is shorter or of another history, everything in it is dropped,
+    /// and it continues after `through`. Does nothing if so much was purged before. Durable with the next flush.
     ///
     /// # Errors
-    /// If the log has failed before.
+    /// If the log has failed before, or was purged through an equal index or greater epoch that contradicts `through`.
     fn purge_through(&self, through: Position) -> Result<(), StorageError>;
 }

@@ -1,6 +1,7 @@
 //! A node's data folder: locked, private, and either blank, whole, or refused.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -30,6 +31,8 @@ struct Shared {
     state: Mutex<State>,
     /// Held while modules change, so that two who put the same one don't share a temporary file.
     modules: Mutex<()>,
+    /// The logs that are open.
+    logs: Mutex<BTreeSet<String>>,
     _lock: DirLock,
 }
 
@@ -67,7 +70,16 @@ impl NodeDir {
             return Err(StorageError::NotOurs { path, what });
         }
         let state = Mutex::new(State { meta, failed: None });
-        Ok(Self { shared: Arc::new(Shared { path, created, state, modules: Mutex::new(()), _lock: lock }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path,
+                created,
+                state,
+                modules: Mutex::new(()),
+                logs: Mutex::default(),
+                _lock: lock,
+            }),
+        })
     }
 
     /// Whether [`Self::open`] made it: then this disk is new to everybody.
@@ -200,6 +212,18 @@ impl NodeDir {
         Ok(answer)
     }
 
+    /// Claims the log called `name`, so that it is open once: another opening would repair it while it is written.
+    pub(crate) fn claim_log(&self, name: &str) -> Result<LogClaim, StorageError> {
+        if !self.logs().insert(name.to_owned()) {
+            return Err(StorageError::Locked { path: self.shared.path.join(name), pid: Some(std::process::id()) });
+        }
+        Ok(LogClaim { dir: self.clone(), name: name.to_owned() })
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.shared.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Excludes everybody else from changing the folder of modules.
     pub(crate) fn changing_modules(&self) -> MutexGuard<'_, ()> {
         self.shared.modules.lock().unwrap_or_else(PoisonError::into_inner)
@@ -208,6 +232,19 @@ impl NodeDir {
     /// A panic in a change leaves the state as it was, so a poisoned lock is sound.
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to have a log open. It keeps the folder's lock too.
+#[derive(Debug)]
+pub(crate) struct LogClaim {
+    dir: NodeDir,
+    name: String,
+}
+
+impl Drop for LogClaim {
+    fn drop(&mut self) {
+        self.dir.logs().remove(&self.name);
     }
 }
 

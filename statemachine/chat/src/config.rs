@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 /// The output of one send: every session of the recipient gets the text.
 const PUSHED_BYTES_MAX: u64 = 4 << 20;
 
+/// The longest query worth reading, and what a request may have beside its text: 1,000 ids of at most 10 bytes.
+pub(crate) const QUERY_BYTES_MAX: usize = 16 << 10;
+
 /// The limits of the chat server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -63,6 +66,12 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The longest request worth reading: one that sends the longest text, or names as many messages as it may. A
+    /// longer one could burn all fuel before it is refused.
+    pub(crate) fn request_bytes_max(&self) -> usize {
+        self.text_bytes_max as usize + QUERY_BYTES_MAX
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {

@@ -31,7 +31,7 @@ pub(crate) fn stored_bytes(text: &str) -> u64 {
     text.len() as u64 + MESSAGE_OVERHEAD_BYTES
 }
 
-/// A mailbox. Invariant: no id is in both maps.
+/// A mailbox. Invariant: no id is in both maps, and none is 0.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     unread: BTreeMap<u64, Stored>,

@@ -8,6 +8,7 @@ use statemachine::{Context, Output, SessionId};
 
 use crate::{
     Chat,
+    config::QUERY_BYTES_MAX,
     encode::{self, MessageView},
     mailbox::Stored,
     refusal::{Refusal, reply},
@@ -24,6 +25,9 @@ impl Chat {
     /// # Errors
     /// Why it was refused.
     pub(crate) fn answer(&self, context: &Context, query: &[u8], output: &mut Output) -> Result<(), Refusal> {
+        if query.len() > QUERY_BYTES_MAX {
+            return Err(Refusal::invalid("the query is longer than any that this server takes"));
+        }
         let query =
             ChatQuery::decode(query).map_err(|error| Refusal::invalid(format!("not a chat.v1.ChatQuery: {error}")))?;
         match query.action.ok_or_else(|| Refusal::invalid("the query has no action that this server knows"))? {

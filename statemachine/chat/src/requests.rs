@@ -25,6 +25,9 @@ impl Chat {
     /// # Errors
     /// Why it was refused; nothing has changed then, and nothing was said.
     pub(crate) fn execute(&mut self, context: &Context, request: &[u8], output: &mut Output) -> Result<(), Refusal> {
+        if request.len() > self.config.request_bytes_max() {
+            return Err(Refusal::invalid("the request is longer than any that this server takes"));
+        }
         let request = ChatRequest::decode(request)
             .map_err(|error| Refusal::invalid(format!("not a chat.v1.ChatRequest: {error}")))?;
         match request.action.ok_or_else(|| Refusal::invalid("the request has no action that this server knows"))? {

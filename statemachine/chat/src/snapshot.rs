@@ -99,7 +99,7 @@ impl Chat {
         let message = Stored { from, text, time_us };
         let account = self.accounts.get_mut(&owner.name).expect("an identity names an account");
         self.stored_bytes += message.stored_bytes();
-        if id >= self.next_message_id || !account.mailbox.insert(id, message, unread) {
+        if id == 0 || id >= self.next_message_id || !account.mailbox.insert(id, message, unread) {
             return Err(format!("message {id} of account {} doesn't fit among the others", owner.id));
         }
         Ok(())

@@ -1,6 +1,135 @@
-//! (next)
+//! `replicator demo`: a cluster on this machine, real processes and all, to play with or to watch.
+
+mod cluster;
+mod story;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anstyle::AnsiColor;
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use super::Failure;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cluster::Cluster;
+use super::{Failure, output, status};
+
 #[derive(Debug, Args)]
-pub(super) struct DemoArgs {}
-pub(super) async fn run(_: DemoArgs) -> Result<(), Failure> { Ok(()) }
+pub(super) struct DemoArgs {
+    /// How many nodes: 1, 3 or 5
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = odd_and_few)]
+    nodes: usize,
+    /// Let the demo tell its story by itself, and exit with 0 only if every step held
+    #[arg(long)]
+    script: bool,
+    /// The module to run, instead of the chat application
+    #[arg(long, value_name = "FILE.wasm", conflicts_with = "script")]
+    module: Option<PathBuf>,
+    /// Keep the nodes' data in this folder, and use again what is there. Default: a temporary folder, removed at the end
+    #[arg(long, value_name = "DIR", conflicts_with = "script")]
+    data_dir: Option<PathBuf>,
+}
+
+fn odd_and_few(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a majority cluster has 1, 3 or 5 nodes".into()),
+    }
+}
+
+pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
+    let module = match args.module {
+        Some(module) => module,
+        None => bundled_module("chat.wasm")?,
+    };
+    if args.script && args.nodes < 3 {
+        return Err(Failure::Usage("--script kills a node and goes on, so it needs --nodes 3 or 5".into()));
+    }
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
+    let mut cluster = Cluster::prepare(args.nodes, args.data_dir.as_deref())?;
+    let played = tokio::select! {
+        played = async {
+            if args.script { story::tell(&mut cluster, &module).await } else { live(&mut cluster, &module).await }
+        } => played,
+        _ = interrupt.recv() => Err(anyhow!("interrupted")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),
+        _ = terminate.recv() => Err(anyhow!("terminated")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),
+    };
+    cluster.stop().await;
+    match played {
+        Ok(()) => {
+            cluster.remove_temporary();
+            Ok(())
+        }
+        Err(error) => {
+            let kept = cluster.dir().display().to_string();
+            Err(Failure::Failed(error.context(format!("the demo failed; the nodes' folders and logs are kept in {kept}"))))
+        }
+    }
+}
+
+/// A module that was built or installed beside this program.
+fn bundled_module(name: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("can't tell where this program is")?;
+    let folder = here.parent().unwrap_or(Path::new("."));
+    let places = [folder.join("modules"), folder.join("../modules"), folder.join("../share/replicator/modules")];
+    let found = places.iter().map(|place| place.join(name)).find(|file| file.is_file());
+    found.ok_or_else(|| anyhow!("{name} is not beside this program (looked in {}); run `make`, or give --module",
+        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")))
+}
+
+/// Says a step that has held.
+fn step(text: &str) {
+    let green = output::paint(AnsiColor::Green);
+    let _ = writeln!(anstream::stdout(), "{green}✓{green:#} {text}");
+}
+
+/// Says something done to the cluster.
+fn blow(text: &str) {
+    let red = output::paint(AnsiColor::Red);
+    let _ = writeln!(anstream::stdout(), "{red}✗{red:#} {text}");
+}
+
+async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
+    cluster.start_all().await?;
+    cluster.found(module).await?;
+    let nodes = cluster.survey().await;
+    status::print(&nodes)?;
+    let endpoints = cluster.endpoints().join(",");
+    let pids: Vec<String> = cluster.pids().map(|(node, pid)| format!("kill -9 {pid}    # {node}")).collect();
+    println!("
+{} nodes serve in {}. In other terminals:
+
+  export CHAT_ENDPOINTS={endpoints} REPLICATOR_ENDPOINTS={endpoints}
+  chat register alice; chat login alice
+  chat register bob; chat login bob
+  chat --user bob listen &
+  chat --user alice send bob 'Are you there?'
+  replicator status --verify
+
+Kill any minority of them and go on; each comes back after five seconds:
+
+  {}
+
+Ctrl-C ends it all.", nodes.len(), cluster.dir().display(), pids.join("\n  "));
+    loop {
+        let died = cluster.wait_for_death().await?;
+        blow(&format!("{} died ({}); the others go on, and it comes back in 5 s", died.node, died.how));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let pid = cluster.restart(died.index).await?;
+        step(&format!("{} is back (pid {pid})", died.node));
+    }
+}
+
+/// Fails with `what` if `held` isn't.
+fn ensure(held: bool, what: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if held {
+        return Ok(());
+    }
+    bail!(what())
+}

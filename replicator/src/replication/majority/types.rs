@@ -30,7 +30,7 @@ openraft::declare_raft_types!(
 
 /// An encoded log entry. Never looked into here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command(pub Bytes);
+pub(super) struct Command(pub(super) Bytes);
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,13 +46,13 @@ impl fmt::Display for Command {
 
 /// A member's name and addresses, as the membership entries hold them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
+pub(super) struct Address {
     /// The node's name.
-    pub node: String,
+    pub(super) node: String,
     /// Where clients reach it.
-    pub client: String,
+    pub(super) client: String,
     /// Where peers reach it.
-    pub peer: String,
+    pub(super) peer: String,
 }
 
 /// The membership as a list: voters first, then by name.

@@ -13,6 +13,7 @@ mod watermark;
 
 use std::{
     fmt, fs,
+    io::{self, ErrorKind},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -37,9 +38,13 @@ use self::{
     types::{Payload, Place, WalTypes},
     watermark::{Watermark, WatermarkFile},
 };
-use crate::{Durable, Log, LogEnds, NodeDir, Record, StorageError, atomic_file, meta::LogTag, node_dir};
+use crate::{
+    Durable, Log, LogEnds, NodeDir, Record, StorageError, atomic_file,
+    meta::LogTag,
+    node_dir::{self, LogClaim},
+};
 
-/// A log in a node's folder. Dropping it flushes what is left, and waits for that.
+/// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
     shared: Arc<Shared>,
     flusher: Option<JoinHandle<()>>,
@@ -52,8 +57,8 @@ struct Shared {
     flushing: Mutex<Flushing>,
     events: Sender<Event>,
     flush_check: Option<FlushCheck>,
-    /// Keeps the folder's lock, until raft-log is gone too.
-    _dir: NodeDir,
+    /// Held until raft-log, which is dropped first, is gone too.
+    _claim: LogClaim,
 }
 
 /// raft-log, and what it holds.
@@ -84,6 +89,7 @@ impl DiskLog {
     /// [`StorageError::Damaged`] if anything that was durable is missing or isn't as it was written; then nothing is changed.
     pub fn open(dir: &NodeDir, name: &str, options: DiskLogOptions) -> Result<(Self, OpenReport), StorageError> {
         let path = dir.path().join(name);
+        let claim = dir.claim_log(name)?;
         let (tag, created) = known_or_made(dir, name, &path)?;
         let (mut file, found) = WatermarkFile::open(&path, tag)?;
         let scan = Scan::read(&path, tag, found.watermark)?;
@@ -101,7 +107,7 @@ impl DiskLog {
             flushing: Mutex::new(Flushing::new(watermark)),
             events,
             flush_check: options.flush_check.clone(),
-            _dir: dir.clone(),
+            _claim: claim,
         });
         let flusher = thread::Builder::new()
             .name(format!("{name}-flusher"))
@@ -228,8 +234,13 @@ impl Core {
         Ok(found.map(|(place, _)| place))
     }
 
-    fn unreadable(&self, source: std::io::Error) -> StorageError {
-        StorageError::Io { path: self.path.clone(), action: "read an entry of the log in", source }
+    fn unreadable(&self, source: io::Error) -> StorageError {
+        match source.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotFound => {
+                StorageError::damaged(&self.path, None, format!("an entry can't be read: {source}"))
+            }
+            _ => StorageError::io("read an entry of the log in", &self.path)(source),
+        }
     }
 
     fn not_contiguous(&self, what: String) -> StorageError {
@@ -260,7 +271,7 @@ impl Core {
     }
 }
 
-fn write_failed(error: std::io::Error) -> StorageError {
+fn write_failed(error: io::Error) -> StorageError {
     StorageError::failed(format!("the log couldn't be written: {error}"))
 }
 
@@ -321,6 +332,11 @@ impl Log for DiskLog {
         let mut bytes = 0_usize;
         for entry in core.raft.read(from.0, to.0) {
             let (place, payload) = entry.map_err(|error| core.unreadable(error))?;
+            let follows = records.last().is_none_or(|last: &Record| place.position.index == last.position.index.next());
+            if payload.tag != core.tag || !follows {
+                let what = format!("the entry read as {} isn't the one that was written there", place.position);
+                return Err(StorageError::damaged(&core.path, None, what));
+            }
             bytes = bytes.saturating_add(payload.bytes.len());
             if bytes > bytes_max && !records.is_empty() {
                 break;

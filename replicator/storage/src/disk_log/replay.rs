@@ -17,14 +17,12 @@ pub(crate) struct Replay {
     /// The entries after `purged` and up to here were in chunks that aren't there any more. Only a purge later in the log makes
     /// that right.
     absent_through: Option<LogIndex>,
-    /// The greatest durable end that a record names.
-    durable_end: u64,
     begun: bool,
 }
 
 impl Replay {
     pub(crate) fn new(tag: LogTag) -> Self {
-        Self { tag, purged: None, last: None, round: 0, absent_through: None, durable_end: 0, begun: false }
+        Self { tag, purged: None, last: None, round: 0, absent_through: None, begun: false }
     }
 
     pub(crate) fn purged(&self) -> Option<Place> {
@@ -37,10 +35,6 @@ impl Replay {
 
     pub(crate) fn round(&self) -> u64 {
         self.round
-    }
-
-    pub(crate) fn durable_end(&self) -> u64 {
-        self.durable_end
     }
 
     /// The entries that should be there, and whose chunks are missing.
@@ -67,7 +61,6 @@ impl Replay {
                 if durable_end > start {
                     return Err(format!("the record says that the log was durable up to {durable_end}, beyond it"));
                 }
-                self.durable_end = self.durable_end.max(durable_end);
                 self.append(*place)
             }
             WALRecord::Action(RaftLogAction::TruncateAfter(place)) => self.truncate(*place),

@@ -73,7 +73,7 @@ impl Scan {
         if let Some(lost) = unborn.iter().find(|chunk| chunk.start < watermark.end) {
             return Err(StorageError::damaged(&lost.path, 0, "its first record can't be read, and it was durable"));
         }
-        let mut reader = Reader { watermark, replay: Replay::new(tag), records: 0, proven_end: 0 };
+        let mut reader = Reader { watermark, replay: Replay::new(tag), records: 0 };
         let mut kept = Vec::new();
         let mut tear = None;
         for (i, chunk) in chunks.iter().enumerate() {
@@ -172,8 +172,6 @@ struct Reader {
     watermark: Watermark,
     replay: Replay,
     records: u64,
-    /// The greatest durable end that a record of the log names.
-    proven_end: u64,
 }
 
 impl Reader {
@@ -187,7 +185,7 @@ impl Reader {
             let mut rest = &bytes[at..];
             let record = match WalRecord::decode(&mut rest) {
                 Ok(record) => record,
-                Err(_) if next.is_none() && start >= self.watermark.end.max(self.proven_end) => break,
+                Err(_) if next.is_none() && start >= self.watermark.end => break,
                 Err(error) => return Err(damaged(at, format!("a durable record can't be read: {error}"))),
             };
             let end = chunk.start + (bytes.len() - rest.len()) as u64;
@@ -195,7 +193,6 @@ impl Reader {
                 return Err(damaged(at, format!("durable was the log up to {}, amid this record", self.watermark.end)));
             }
             self.replay.apply(&record, start, at == 0).map_err(|what| damaged(at, what))?;
-            self.proven_end = self.proven_end.max(self.replay.durable_end());
             self.records += 1;
             at = bytes.len() - rest.len();
             let (found, known) = (position(self.replay.last()), self.watermark.last);

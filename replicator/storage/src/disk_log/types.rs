@@ -138,10 +138,71 @@ pub(crate) fn payload_length(header: &[u8]) -> Option<usize> {
 }
 
 fn length_check(length: u32) -> u32 {
-    // The lower half of the hash; never 0 for length 0, so that zeros on a disk are no record.
+    // The lower half of the hash: not 0 for length 0, so zeros on a disk are no length.
     (xxh3_64(&length.to_be_bytes()) & u64::from(u32::MAX)) as u32
 }
 
 fn payload_hash(header: &[u8], bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, xxh3_64(header))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use raft_log::{RaftLogAction, WALRecord};
+
+    use super::*;
+
+    fn append(round: u64, epoch: u64, index: u64, tag: u64, durable_end: u64, bytes: Vec<u8>) -> WalRecord {
+        let payload = Payload { tag: LogTag(tag), durable_end, bytes: bytes.into() };
+        WALRecord::Action(RaftLogAction::Append(Place { round, position: Position::new(epoch, index) }, payload))
+    }
+
+    fn encoded(record: &WalRecord) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_decodes(round: u64, epoch: u64, index: u64, tag: u64, durable_end: u64, bytes: Vec<u8>) {
+            let record = append(round, epoch, index, tag, durable_end, bytes);
+            prop_assert_eq!(WalRecord::decode(&encoded(&record)[..]).unwrap(), record);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            let _ = WalRecord::decode(&bytes[..]);
+        }
+    }
+
+    #[test]
+    fn an_append_has_the_documented_layout() {
+        let bytes = encoded(&append(1, 2, 3, 4, 5, b"hello".to_vec()));
+        let numbers = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+        assert_eq!(bytes[..4], APPEND_TYPE);
+        assert_eq!([4, 12, 20].map(numbers), [1, 2, 3], "round, epoch, index");
+        assert_eq!(payload_length(&bytes[APPEND_HEADER_AT..]), Some(5));
+        assert_eq!([36, 44].map(numbers), [4, 5], "tag, durable end");
+        assert_eq!(bytes[60..65], *b"hello");
+        assert_eq!(numbers(65) >> 32, 0, "the upper half of the checksum's field is empty");
+        assert_eq!(bytes.len(), 73);
+    }
+
+    #[test]
+    fn a_damaged_length_is_not_a_record_cut_off() {
+        let whole = encoded(&append(1, 2, 3, 4, 5, b"hello".to_vec()));
+        for bit in 0..32 {
+            let mut flipped = whole.clone();
+            flipped[APPEND_HEADER_AT + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(WalRecord::decode(&flipped[..]).unwrap_err().kind(), ErrorKind::InvalidData, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn zeros_are_no_record() {
+        assert_eq!(WalRecord::decode(&[0; 4096][..]).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert_eq!(payload_length(&[0; PAYLOAD_HEADER_BYTES]), None);
+    }
 }

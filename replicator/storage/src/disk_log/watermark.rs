@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use replicator_types::Position;
+use replicator_types::{Position, codec::CodecError};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{StorageError, atomic_file, meta::LogTag};
@@ -18,7 +18,9 @@ use crate::{StorageError, atomic_file, meta::LogTag};
 /// The file's name in the log's folder.
 pub(crate) const WATERMARK_FILE: &str = "durable";
 
-const MAGIC: [u8; 8] = *b"RPLMARK\n";
+const MAGIC: [u8; 7] = *b"RPLMARK";
+/// Of everything in the log's folder.
+const VERSION: u8 = 1;
 const SLOT_BYTES: usize = 64;
 /// Two slots, a page apart: a torn write of one can't touch the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
@@ -70,6 +72,12 @@ impl WatermarkFile {
             let what = format!("the file has {} bytes instead of {FILE_BYTES}", bytes.len());
             return Err(StorageError::damaged(path, None, what));
         }
+        for slot in SLOT_OFFSETS.map(|at| &bytes[at as usize..][..SLOT_BYTES]) {
+            if let Some(found) = version(slot).filter(|found| *found != VERSION) {
+                let source = CodecError::Version { what: "log", found, expected: VERSION };
+                return Err(StorageError::Version { path, source });
+            }
+        }
         let slots = SLOT_OFFSETS.map(|at| decode(&bytes[at as usize..][..SLOT_BYTES], tag));
         let one_slot_lost = slots.iter().any(Option::is_none);
         let Some((generation, watermark)) = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation)
@@ -100,7 +108,8 @@ fn encode(generation: u64, tag: LogTag, watermark: Watermark) -> [u8; SLOT_BYTES
     let has_last = u64::from(watermark.last.is_some());
     let numbers = [generation, tag.0, watermark.end, has_last, last.epoch.0, last.index.0];
     let mut slot = [0; SLOT_BYTES];
-    slot[..8].copy_from_slice(&MAGIC);
+    slot[..7].copy_from_slice(&MAGIC);
+    slot[7] = VERSION;
     for (place, number) in slot[8..56].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_be_bytes());
     }
@@ -109,13 +118,17 @@ fn encode(generation: u64, tag: LogTag, watermark: Watermark) -> [u8; SLOT_BYTES
     slot
 }
 
+/// The version of a slot that is whole.
+fn version(slot: &[u8]) -> Option<u8> {
+    let (content, checksum) = slot.split_last_chunk::<8>()?;
+    let whole = xxh3_64(content) == u64::from_be_bytes(*checksum);
+    content.strip_prefix(&MAGIC)?.first().copied().filter(|_| whole)
+}
+
 /// The generation and the watermark of a slot, if it is whole and of the log `tag`.
 fn decode(slot: &[u8], tag: LogTag) -> Option<(u64, Watermark)> {
-    let (content, checksum) = slot.split_last_chunk::<8>()?;
-    if xxh3_64(content) != u64::from_be_bytes(*checksum) || !content.starts_with(&MAGIC) {
-        return None;
-    }
-    let number = |i: usize| content.get(8 + 8 * i..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+    version(slot)?;
+    let number = |i: usize| slot.get(8 + 8 * i..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let last = match number(3)? {
         0 => None,
         _ => Some(Position::new(number(4)?, number(5)?)),

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use replicator_storage::{DiskLog, Log, NodeDir, OpenReport, Record, StorageError};
-use replicator_types::Position;
+use replicator_types::{LogIndex, Position};
 use tempfile::TempDir;
 
 use crate::scratch::{
@@ -25,8 +25,9 @@ struct Crashed {
     all: Vec<Record>,
 }
 
-/// Writes closed chunks with every kind of record and an open one, then `batches` more that the watermark doesn't know of.
-fn crashed(batches: &[std::ops::Range<u64>]) -> Crashed {
+/// Writes closed chunks with every kind of record and an open one, then batches of so many more that the
+/// watermark doesn't know of.
+fn crashed(batches: &[u64]) -> Crashed {
     let scratch = folder();
     let dir = NodeDir::open(scratch.path().join(NODE), NODE).unwrap();
     let log_dir = dir.path().join(LOG);
@@ -44,7 +45,8 @@ fn crashed(batches: &[std::ops::Range<u64>]) -> Crashed {
     assert!(chunks(&before).len() >= 3, "the log has closed chunks");
     let mut batch_ends = Vec::new();
     for batch in batches {
-        append(&log, records(3, batch.clone()));
+        let next = log.ends().last.map_or(0, |last| last.index.0 + 1);
+        append(&log, records(3, next..next + batch));
         batch_ends.push(end(&files(&log_dir)));
     }
     let mut after = files(&log_dir);
@@ -107,7 +109,7 @@ impl Crashed {
 
 #[test]
 fn every_flipped_bit_of_a_log_is_found_or_a_torn_tail() {
-    let log = crashed(&[30..33]);
+    let log = crashed(&[3]);
     let mut counts = Counts::default();
     for (path, start) in chunks(&log.files) {
         let bytes = &log.files[&path];
@@ -136,7 +138,7 @@ fn every_flipped_bit_of_a_log_is_found_or_a_torn_tail() {
 
 #[test]
 fn every_cut_of_a_log_is_found_or_a_torn_tail() {
-    let log = crashed(&[30..33]);
+    let log = crashed(&[3]);
     let (last, last_start) = log.last_chunk();
     let mut counts = Counts::default();
     for (path, start) in chunks(&log.files) {
@@ -218,7 +220,7 @@ fn an_empty_or_torn_chunk_made_ahead_is_a_torn_tail() {
 
 #[test]
 fn damage_above_an_old_watermark_is_found_by_what_later_records_know() {
-    let log = crashed(&[30..31, 31..32, 32..33]);
+    let log = crashed(&[1, 1, 1]);
     let (path, start) = log.last_chunk();
     let bytes = &log.files[&path];
     let known = log.batch_ends[1]; // the third batch was written when the second one was durable
@@ -313,4 +315,28 @@ fn purged_chunks_may_be_gone_or_still_there() {
     restore(&log.log_dir, &unremoved);
     let (opened, _) = open(&log.dir).unwrap();
     assert_eq!(read_all(&opened).first(), Some(&record(2, 21)));
+}
+
+#[test]
+fn damage_done_while_the_log_is_open_is_found_by_reading() {
+    let log = crashed(&[]);
+    let (opened, _) = open(&log.dir).unwrap();
+    let (path, _) = chunks(&log.files).remove(1);
+    let mut bytes = log.files[&path].clone();
+    for byte in bytes.iter_mut().skip(100) {
+        *byte ^= 1;
+    }
+    fs::write(&path, bytes).unwrap();
+    assert!(is_damaged(&opened.read(LogIndex(0), LogIndex(u64::MAX), usize::MAX)));
+    fs::write(&path, &log.files[&path]).unwrap();
+    assert_eq!(read_all(&opened), log.all);
+}
+
+#[test]
+fn a_log_is_open_once() {
+    let log = crashed(&[]);
+    let (opened, _) = open(&log.dir).unwrap();
+    assert!(matches!(open(&log.dir), Err(StorageError::Locked { pid: Some(_), .. })));
+    drop(opened);
+    open(&log.dir).unwrap();
 }

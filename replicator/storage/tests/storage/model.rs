@@ -1,10 +1,12 @@
 //! The log against the plainest model of one, a vector, with small chunks so that everything crosses their borders.
 
+use std::{env, fs, path::Path};
+
 use proptest::prelude::*;
 use replicator_storage::{DiskLog, Log, NodeDir, Record, StorageError};
 use replicator_types::{Epoch, LogIndex, Position};
 
-use crate::scratch::{NODE, append, flush, folder, open, read_all};
+use crate::scratch::{Files, LOG, NODE, append, flush, folder, open, read_all, restore};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -30,6 +32,8 @@ enum Step {
     },
     Flush,
     Reopen,
+    /// The process is killed now, and what it leaves is opened elsewhere.
+    Kill,
     /// Reads a share of the log, up to so many bytes.
     Read {
         from: u8,
@@ -51,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..5_u64, any::<Option<u8>>()).prop_map(|(beyond, share)| Step::Install { beyond, share }),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
+        2 => Just(Step::Kill),
         2 => (any::<u8>(), any::<u8>(), 0..2000_usize).prop_map(|(from, to, bytes_max)| Step::Read { from, to, bytes_max }),
         1 => (1..3_u64).prop_map(|gap| Step::Misfit { gap }),
     ]
@@ -62,9 +67,33 @@ struct Model {
     records: Vec<Record>,
     epoch: u64,
     filled: u8,
+    /// What the log held since it was last known to be durable, one change after the other.
+    since: Vec<State>,
 }
 
+/// What a log holds.
+type State = (Option<Position>, Vec<Record>);
+
 impl Model {
+    fn changed(&mut self) {
+        self.since.push((self.purged, self.records.clone()));
+    }
+
+    fn durable(&mut self) {
+        self.since.clear();
+        self.changed();
+    }
+
+    /// Whether a killed process may have left this: a state since the last durable one, or part of the append after it.
+    fn may_have_been(&self, found: &State) -> bool {
+        self.since.contains(found)
+            || self.since.windows(2).any(|pair| {
+                let [before, after] = pair else { return false };
+                let part = before.0 == found.0 && after.0 == found.0;
+                part && found.1.starts_with(&before.1) && after.1.starts_with(&found.1)
+            })
+    }
+
     fn last(&self) -> Option<Position> {
         self.records.last().map_or(self.purged, |record| Some(record.position))
     }
@@ -105,9 +134,11 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
             model.epoch += u64::from(new_epoch);
             let records = model.new_records(count, size);
             model.records.extend(records.clone());
+            model.changed();
             if wait {
                 append(&log, records);
                 assert_eq!(log.ends().durable, model.last());
+                model.durable();
             } else {
                 log.append(records, Box::new(|result| result.unwrap())).unwrap();
             }
@@ -116,6 +147,7 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
             let kept = model.share(share);
             log.truncate_after(model.position(kept)).unwrap();
             model.records.truncate(kept);
+            model.changed();
         }
         Step::Purge { share } => {
             let dropped = model.share(share);
@@ -123,6 +155,7 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
                 log.purge_through(through).unwrap();
                 model.records.drain(..dropped);
                 model.purged = Some(through);
+                model.changed();
             }
         }
         Step::Install { beyond, share } => {
@@ -130,22 +163,27 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
             let index = share
                 .map_or(model.next() + beyond, |share| model.position(model.share(share)).map_or(0, |at| at.index.0));
             if model.purged.is_none_or(|purged| index > purged.index.0) {
-                model.purged = Some(Position::new(model.epoch, index));
                 model.records.clear();
+                model.changed();
+                model.purged = Some(Position::new(model.epoch, index));
+                model.changed();
                 log.purge_through(Position::new(model.epoch, index)).unwrap();
             }
         }
         Step::Flush => {
             flush(&log);
             assert_eq!(log.ends().durable, model.last());
+            model.durable();
         }
         Step::Reopen => {
             drop(log);
             let (log, report) = open(dir).unwrap();
             assert_eq!((report.torn_tail, report.created), (None, false));
             assert_eq!(log.ends().durable, model.last());
+            model.durable();
             return log;
         }
+        Step::Kill => kill(dir, model),
         Step::Read { from, to, bytes_max } => {
             let (from, to) = (model.share(from), model.share(to));
             let base = model.purged.map_or(0, |purged| purged.index.0 + 1);
@@ -161,6 +199,39 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
         Step::Misfit { gap } => misfits(&log, model, gap),
     }
     log
+}
+
+/// Copies what a process killed now would leave, and opens that.
+fn kill(dir: &NodeDir, model: &Model) {
+    let elsewhere = folder();
+    let (from, to) = (dir.path().join(LOG), elsewhere.path().join(LOG));
+    // Whole only if no chunk came or went meanwhile. The watermark is read first, and the chunks from the end, as none of them
+    // may be older than what is read after it.
+    let copy = loop {
+        let names = names(&from);
+        let mut copy = Files::new();
+        copy.insert(to.join("durable"), fs::read(from.join("durable")).unwrap());
+        for name in names.iter().rev().filter(|name| name.ends_with(".wal")) {
+            copy.extend(fs::read(from.join(name)).ok().map(|bytes| (to.join(name), bytes)));
+        }
+        if self::names(&from) == names && copy.len() + 1 == names.len() {
+            break copy;
+        }
+    };
+    fs::create_dir(&to).unwrap();
+    fs::copy(dir.path().join("meta"), elsewhere.path().join("meta")).unwrap();
+    restore(&to, &copy);
+    let left = NodeDir::open(elsewhere.path(), NODE).unwrap();
+    let (log, report) = open(&left).unwrap();
+    let found = (log.ends().purged, read_all(&log));
+    assert!(model.may_have_been(&found), "{found:?} was never there since {:?}; {report:?}", model.since.first());
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn misfits(log: &DiskLog, model: &Model, gap: u64) {
@@ -183,8 +254,14 @@ fn misfits(log: &DiskLog, model: &Model, gap: u64) {
     assert!(matches!(result, Err(StorageError::TooLarge { bytes: 257, bytes_max: 256 })), "{result:?}");
 }
 
+/// A hundred cases, or as many as PROPTEST_CASES says.
+fn config() -> ProptestConfig {
+    let cases = env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100);
+    ProptestConfig { cases, failure_persistence: None, ..Default::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_log_is_a_vector(steps in proptest::collection::vec(step(), 1..80)) {
@@ -192,6 +269,7 @@ proptest! {
         let dir = NodeDir::open(scratch.path(), NODE).unwrap();
         let mut log = open(&dir).unwrap().0;
         let mut model = Model::default();
+        model.durable();
         for step in steps {
             log = take(log, &dir, &mut model, step);
             check(&log, &model);

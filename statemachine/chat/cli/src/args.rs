@@ -24,7 +24,7 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
-/// Chat over a replicated server: messages survive the death of any server that isn't the last of its majority.
+/// Chat over replicated servers: messages survive the failure of a minority of them.
 #[derive(Debug, Parser)]
 #[command(name = "chat", version, styles = STYLES, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -36,6 +36,7 @@ pub(crate) struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// The servers, as host:port, separated by commas. One is enough; more survive more failures.
     /// Without it, those of the last login are used.
@@ -153,10 +154,10 @@ pub(crate) struct Send {
     /// skipped.
     #[arg(long, conflicts_with = "text")]
     pub(crate) stdin: bool,
-    /// How many lines may be on their way at once. They arrive in order all the same.
-    #[arg(long, value_name = "N", requires = "stdin", default_value_t = 1,
+    /// How many lines may be on their way at once; one by default. They arrive in order all the same.
+    #[arg(long, value_name = "N", requires = "stdin",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) window: u32,
+    pub(crate) window: Option<u32>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -47,7 +47,9 @@ fn given(file: Option<&Path>) -> Result<Option<String>> {
 
 fn ask(prompt: &str) -> Result<String> {
     let password = rpassword::prompt_password(prompt).map_err(|error| {
-        usage(format!("cannot ask for the password ({error}); give --password-file FILE, or set {VARIABLE}"))
+        usage(format!(
+            "there is no terminal to ask for the password ({error}); give --password-file FILE or set {VARIABLE}"
+        ))
     })?;
     if password.is_empty() {
         bail!("the password is empty");

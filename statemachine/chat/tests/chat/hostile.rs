@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use replicator_proto::chat::v1::{ChatErrorCode as Code, ChatRequest, chat_response::Result as Answer};
+use replicator_proto::chat::v1::{
+    ChatErrorCode as Code, ChatRequest, ListAccounts, MarkRead, chat_query, chat_request::Action,
+    chat_response::Result as Answer,
+};
 
 use crate::world::{World, login, read, register, send};
 
@@ -24,14 +27,23 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn a_request_as_long_as_can_be_is_refused() {
+fn a_request_as_long_as_can_be_is_refused_unread() {
     let (mut world, [ada]) = World::of(["ada"]);
-    let ids = vec![1; 900_000];
-    let action = replicator_proto::chat::v1::MarkRead { message_ids: ids };
-    let action = replicator_proto::chat::v1::chat_request::Action::MarkRead(action);
+    let action = Action::MarkRead(MarkRead { message_ids: vec![1; 900_000] });
     assert_eq!(world.refused(ada, action), Code::Invalid);
     assert_eq!(world.refused(ada, register(&"x".repeat(1_000_000))), Code::Invalid);
     assert_eq!(world.refused(ada, send("ada", &"x".repeat(1_000_000))), Code::Invalid);
+    let query = ListAccounts { pattern: "*".repeat(1_000_000), ..ListAccounts::default() };
+    let answer = world.query(ada, chat_query::Action::ListAccounts(query));
+    assert_eq!(refused(answer), Code::Invalid);
+}
+
+#[test]
+fn the_longest_requests_that_keep_the_rules_are_taken() {
+    let mut world = World::with_config("max_text_bytes=65536\nmax_account_sessions=1");
+    let ada = world.newcomer("ada");
+    world.send(ada, "ada", &"x".repeat(65_536));
+    world.ask(ada, Action::MarkRead(MarkRead { message_ids: vec![u64::MAX; 1_000] }));
 }
 
 proptest! {

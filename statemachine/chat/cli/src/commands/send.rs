@@ -35,7 +35,7 @@ pub(super) async fn send(global: &Global, send: Send) -> Result<()> {
         let (lines, input) = mpsc::channel(1);
         tokio::spawn(read_lines(lines));
         let mut sender = Sender { format: global.output, to: send.to, failed: 0, sent: 0 };
-        return match send.window {
+        return match send.window.unwrap_or(1) {
             1 => sender.one_by_one(&mut account, input).await,
             window => sender.pipelined(&mut account, input, window as usize).await,
         };
@@ -196,13 +196,13 @@ impl Sender {
             note(&format!("line {number} was not sent: {error:#}"));
             return Ok(());
         }
-        Err(error.context(format!("stopped at line {number}; {} lines were sent before it", self.sent)))
+        Err(error.context(format!("stopped at line {number}; sent before it: {}", self.sent)))
     }
 
     fn end(&self) -> Result<()> {
         match self.failed {
             0 => Ok(()),
-            failed => bail!("{failed} lines were not sent, {} were", self.sent),
+            failed => bail!("lines not sent: {failed}; sent: {}", self.sent),
         }
     }
 }
@@ -225,8 +225,8 @@ mod tests {
         let mut sender = Sender { format: Format::Json, to: "bob".into(), sent: 2, failed: 0 };
         let error = chat::ChatError { code: chat::ChatErrorCode::MailboxFull.into(), message: "full".into() };
         sender.failed(3, crate::failure::refused(error, "alice")).unwrap();
-        assert_eq!(sender.end().unwrap_err().to_string(), "1 lines were not sent, 2 were");
+        assert_eq!(sender.end().unwrap_err().to_string(), "lines not sent: 1; sent: 2");
         let stopped = sender.failed(4, anyhow::anyhow!("gone")).unwrap_err();
-        assert_eq!(format!("{stopped:#}"), "stopped at line 4; 2 lines were sent before it: gone");
+        assert_eq!(format!("{stopped:#}"), "stopped at line 4; sent before it: 2: gone");
     }
 }

@@ -1,0 +1,280 @@
+//! Nodes as child processes.
+
+use std::{
+    fs, io,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::future::select_all;
+use replicator_client::Client;
+use replicator_proto::replicator::v1::{self as pb, NodeState};
+use tokio::process::{Child, Command};
+
+use crate::cli::{
+    init,
+    status::{self, Surveyed},
+};
+
+/// How long a cluster may take for anything: a start, an election, catching up.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+/// Ports that the kernel doesn't give to outgoing connections, so that a dead node's port stays free for it.
+const PORTS: std::ops::Range<u16> = 10_240..32_000;
+
+struct Node {
+    name: String,
+    client_address: String,
+    peer_address: String,
+    child: Option<Child>,
+}
+
+/// A cluster of child processes, which die with this one.
+pub(super) struct Cluster {
+    nodes: Vec<Node>,
+    dir: PathBuf,
+    temporary: bool,
+    client: Client,
+}
+
+/// A node that ended without being told to.
+pub(super) struct Died {
+    pub(super) index: usize,
+    pub(super) node: String,
+    pub(super) how: ExitStatus,
+}
+
+impl Cluster {
+    /// Chooses ports and writes the nodes' configurations.
+    pub(super) fn prepare(nodes: usize, dir: Option<&Path>) -> anyhow::Result<Self> {
+        let temporary = dir.is_none();
+        let dir = match dir {
+            Some(dir) => dir.to_owned(),
+            None => std::env::temp_dir().join(format!("replicator-demo-{}", std::process::id())),
+        };
+        fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let ports = free_ports(2 * nodes)?;
+        let nodes: Vec<Node> = (0..nodes)
+            .map(|i| Node {
+                name: format!("n{}", i + 1),
+                client_address: format!("127.0.0.1:{}", ports[2 * i]),
+                peer_address: format!("127.0.0.1:{}", ports[2 * i + 1]),
+                child: None,
+            })
+            .collect();
+        for node in &nodes {
+            let path = dir.join(format!("{}.toml", node.name));
+            fs::write(&path, config(node, &nodes, &dir)).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        let client = Client::builder()
+            .endpoints(nodes.iter().map(|node| node.client_address.clone()))
+            .deadline(Duration::from_secs(2))
+            .build()?;
+        Ok(Self { nodes, dir, temporary, client })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.client_address.clone()).collect()
+    }
+
+    pub(super) fn name(&self, index: usize) -> &str {
+        &self.nodes[index].name
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The nodes that run.
+    pub(super) fn pids(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.child.as_ref()?.id()?)))
+    }
+
+    /// Starts all nodes, and waits until each answers.
+    pub(super) async fn start_all(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.nodes.len() {
+            self.spawn(index)?;
+        }
+        for index in 0..self.nodes.len() {
+            self.wait_until(index, "answer", |_| true).await?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[index];
+        let log = self.dir.join(format!("{}.log", node.name));
+        let log = fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let program = std::env::current_exe()?;
+        let mut command = Command::new(program);
+        // The child ends when its standard input does, so it never outlives this process, however that dies.
+        command
+            .args(["node", "--exit-with-stdin", "--config"])
+            .arg(self.dir.join(format!("{}.toml", node.name)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("REPLICATOR_")) {
+            command.env_remove(key);
+        }
+        node.child = Some(command.spawn().context("can't start a node")?);
+        Ok(())
+    }
+
+    /// Founds the cluster, unless the folders hold one already.
+    pub(super) async fn found(&self, module: &Path) -> anyhow::Result<()> {
+        let first = self.client.status(&self.nodes[0].client_address, false).await?;
+        if first.cluster_id.is_empty() && first.state() != NodeState::Checking {
+            let bytes = fs::read(module).with_context(|| format!("can't read {}", module.display()))?;
+            init::make_cluster(&self.endpoints(), bytes.into(), bytes::Bytes::new(), pb::Limits::default()).await?;
+        }
+        for index in 0..self.nodes.len() {
+            self.wait_serving(index).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node takes part and has the module.
+    pub(super) async fn wait_serving(&self, index: usize) -> anyhow::Result<pb::StatusResponse> {
+        let serving = |status: &pb::StatusResponse| {
+            matches!(status.state(), NodeState::Primary | NodeState::Follower)
+                && !status.module_sha256.is_empty()
+                && !status.primary_node_id.is_empty()
+                && status.applied_log_index >= status.committed_log_index
+        };
+        self.wait_until(index, "serve", serving).await
+    }
+
+    async fn wait_until(
+        &self,
+        index: usize,
+        what: &str,
+        reached: impl Fn(&pb::StatusResponse) -> bool,
+    ) -> anyhow::Result<pb::StatusResponse> {
+        let node = &self.nodes[index];
+        let began = Instant::now();
+        loop {
+            let answer = self.client.status(&node.client_address, false).await;
+            match answer {
+                Ok(status) if reached(&status) => return Ok(status),
+                answer if began.elapsed() > PATIENCE => {
+                    let last = answer.map_or_else(|e| e.to_string(), |s| format!("{:?} {}", s.state(), s.detail));
+                    bail!("{} did not {what} within {} s: {last}", node.name, PATIENCE.as_secs());
+                }
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// The index of the node that leads, as a majority sees it.
+    pub(super) async fn wait_primary(&self) -> anyhow::Result<usize> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let nodes = self.survey().await;
+            let primary = nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == NodeState::Primary);
+            let index = primary.and_then(|primary| self.nodes.iter().position(|node| node.name == primary.node_id));
+            if let Some(index) = index {
+                return Ok(index);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        bail!("no primary within {} s", PATIENCE.as_secs())
+    }
+
+    pub(super) async fn survey(&self) -> Vec<Surveyed> {
+        status::survey(&self.client, &self.endpoints()).await
+    }
+
+    /// kill -9. Returns the pid it had.
+    pub(super) async fn kill(&mut self, index: usize) -> anyhow::Result<u32> {
+        let node = &mut self.nodes[index];
+        let mut child = node.child.take().ok_or_else(|| anyhow!("{} doesn't run", node.name))?;
+        let pid = child.id().unwrap_or_default();
+        child.kill().await.with_context(|| format!("can't kill {}", node.name))?;
+        Ok(pid)
+    }
+
+    /// Starts a node again, and waits until it answers. Returns its pid.
+    pub(super) async fn restart(&mut self, index: usize) -> anyhow::Result<u32> {
+        self.spawn(index)?;
+        self.wait_until(index, "answer", |_| true).await?;
+        Ok(self.nodes[index].child.as_ref().and_then(Child::id).unwrap_or_default())
+    }
+
+    /// Ends when a node has ended by itself.
+    pub(super) async fn wait_for_death(&mut self) -> anyhow::Result<Died> {
+        let running = self.nodes.iter_mut().enumerate().filter_map(|(index, node)| {
+            let (name, child) = (node.name.clone(), node.child.as_mut()?);
+            Some(Box::pin(async move { (index, name, child.wait().await) }))
+        });
+        let ((index, node, how), ..) = select_all(running).await;
+        self.nodes[index].child = None;
+        Ok(Died { index, node, how: how? })
+    }
+
+    /// Ends all nodes, politely: their standard input ends.
+    pub(super) async fn stop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                drop(child.stdin.take());
+                if tokio::time::timeout(Duration::from_secs(3), child.wait()).await.is_err() {
+                    let _ = child.kill().await;
+                }
+            }
+        }
+    }
+
+    /// Removes the folder if it is ours.
+    pub(super) fn remove_temporary(&self) {
+        if self.temporary {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn config(node: &Node, nodes: &[Node], dir: &Path) -> String {
+    let peers = nodes.iter().filter(|peer| peer.name != node.name);
+    let peers: String =
+        peers.map(|p| format!("    {{ name = \"{}\", peer_address = \"{}\" }},\n", p.name, p.peer_address)).collect();
+    let Node { name, client_address, peer_address, .. } = node;
+    // A JSON string is a TOML one too, whatever the path holds.
+    let data = serde_json::Value::from(dir.join(name).display().to_string());
+    format!(
+        "name = \"{name}\"\ndata_dir = {data}\nclient_address = \"{client_address}\"\npeer_address = \"{peer_address}\"\n\
+         peers = [\n{peers}]\n"
+    )
+}
+
+/// Ports of 127.0.0.1 that nobody listens on now, from a random place on.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let mut seed = [0; 2];
+    getrandom::fill(&mut seed).map_err(|error| anyhow!("no random bytes: {error}"))?;
+    let span = usize::from(PORTS.end - PORTS.start);
+    let start = usize::from(u16::from_le_bytes(seed));
+    let mut held = Vec::new();
+    for step in 0..span {
+        let port = PORTS.start + u16::try_from((start + step) % span).unwrap_or(0);
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => held.push((port, listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).context("can't find free ports on 127.0.0.1"),
+        }
+        if held.len() == count {
+            return Ok(held.into_iter().map(|(port, _)| port).collect());
+        }
+    }
+    bail!("fewer than {count} ports are free on 127.0.0.1")
+}
