@@ -74,7 +74,9 @@ impl TryFrom<String> for HostPort {
             host_good && port.parse::<u16>().is_ok() && (!host.contains(':') || host.starts_with('['))
         });
         if !good {
-            return Err(format!("{address:?} is no address: write host:port, for example 127.0.0.1:7101 or [::1]:7101"));
+            return Err(format!(
+                "{address:?} is no address: write host:port, for example 127.0.0.1:7101 or [::1]:7101"
+            ));
         }
         Ok(Self(address))
     }
@@ -140,7 +142,8 @@ impl std::str::FromStr for Peer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, address) = text.split_once('=').ok_or_else(|| format!("{text:?} is no peer: write NAME=HOST:PORT"))?;
+        let (name, address) =
+            text.split_once('=').ok_or_else(|| format!("{text:?} is no peer: write NAME=HOST:PORT"))?;
         Ok(Self { name: name.parse()?, peer_address: address.parse()? })
     }
 }
@@ -174,7 +177,10 @@ impl TryFrom<RawTiming> for CheckedTiming {
             return Err(format!("heartbeat_ms = {heartbeat_ms}: must be 5 to 10000"));
         }
         if election_min_ms < 3 * heartbeat_ms {
-            return Err(format!("election_min_ms = {election_min_ms}: must be at least 3 heartbeats, {}", 3 * heartbeat_ms));
+            return Err(format!(
+                "election_min_ms = {election_min_ms}: must be at least 3 heartbeats, {}",
+                3 * heartbeat_ms
+            ));
         }
         if election_max_ms <= election_min_ms || election_max_ms > 60_000 {
             return Err(format!("election_max_ms = {election_max_ms}: must be above election_min_ms, at most 60000"));
@@ -260,8 +266,8 @@ impl NodeConfig {
         let file = match &flags.config {
             None => File::default(),
             Some(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                let text =
+                    fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                 toml::from_str(&text)
                     .map_err(|source| ConfigError::Parse { path: path.clone(), source: Box::new(source) })?
             }
@@ -298,7 +304,9 @@ impl NodeConfig {
         let mut addresses = BTreeSet::from([&self.peer_address]);
         if self.client_address == self.peer_address {
             let both = &self.client_address;
-            return Err(ConfigError::Contradiction(format!("client_address and peer_address are both {both}; use two")));
+            return Err(ConfigError::Contradiction(format!(
+                "client_address and peer_address are both {both}; use two"
+            )));
         }
         for peer in &self.peers {
             if !names.insert(&peer.name) {
@@ -306,7 +314,10 @@ impl NodeConfig {
                 return Err(ConfigError::Contradiction(format!("two nodes are called {}; {hint}", peer.name)));
             }
             if !addresses.insert(&peer.peer_address) {
-                return Err(ConfigError::Contradiction(format!("two nodes have the peer address {}", peer.peer_address)));
+                return Err(ConfigError::Contradiction(format!(
+                    "two nodes have the peer address {}",
+                    peer.peer_address
+                )));
             }
         }
         match names.len() {

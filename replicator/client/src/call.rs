@@ -12,6 +12,16 @@ use crate::{
     verdict::{self, Verdict},
 };
 
+/// How long an attempt may take at most, however many took too long before it.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
+/// The longest that anything is waited for: clocks can't count much further.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// `limit` from now on, or as far as clocks go.
+pub(crate) fn after(limit: Duration) -> Instant {
+    Instant::now() + limit.min(LONGEST_WAIT)
+}
+
 /// The limits of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -66,6 +76,9 @@ pub(crate) struct Attempts<'a> {
     route: Route,
     backoff: Backoff,
     began: Instant,
+    /// How long the first attempt may take.
+    first: Duration,
+    /// How long the next one may take.
     attempt: Duration,
     made: u32,
     unknown: bool,
@@ -75,7 +88,8 @@ pub(crate) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     pub(crate) fn new(pool: &'a Pool, attempt: Duration) -> Self {
         let (route, backoff) = (Route::new(pool), Backoff::new());
-        Self { pool, route, backoff, began: Instant::now(), attempt, made: 0, unknown: false, cause: None }
+        let began = Instant::now();
+        Self { pool, route, backoff, began, first: attempt, attempt, made: 0, unknown: false, cause: None }
     }
 
     /// Runs `operation` once, at the next node, until `deadline` at the latest.
@@ -93,7 +107,7 @@ impl<'a> Attempts<'a> {
     {
         let node = self.route.next(self.pool);
         self.made += 1;
-        let limit = deadline.min(Instant::now() + self.attempt);
+        let limit = deadline.min(after(self.attempt));
         let channel = match timeout_at(limit, self.pool.channel(node)).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => {
@@ -142,7 +156,7 @@ impl<'a> Attempts<'a> {
 
     /// Notes that a node took too long.
     pub(crate) fn timed_out(&mut self, node: NodeRef) {
-        self.attempt *= 2;
+        self.attempt = self.attempt.saturating_mul(2).min(LONGEST_ATTEMPT.max(self.first));
         let status = Status::deadline_exceeded(format!("{} did not answer in time", self.pool.address(node)));
         self.note(node, true, true, status);
     }
@@ -164,6 +178,7 @@ impl<'a> Attempts<'a> {
     /// Something succeeded: pauses and counts start over.
     pub(crate) fn succeeded(&mut self) {
         self.backoff.reset();
+        self.attempt = self.first;
         self.began = Instant::now();
         self.made = 0;
     }

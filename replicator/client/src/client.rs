@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    call::{Limits, call},
+    call::{Limits, after, call},
     error::{Error, Result},
     pool::{Connector, Pool},
     session::{SavedSession, Session},
@@ -316,7 +316,7 @@ impl Client {
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        Limits { deadline: Instant::now() + self.deadline, attempt: self.shared.attempt }
+        Limits { deadline: after(self.deadline), attempt: self.shared.attempt }
     }
 
     fn seen(&self) -> Seen {

@@ -13,8 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
 ///
-/// Every variant but [`Error::OutcomeUnknown`], [`Error::SessionExpired`] and [`Error::Rpc`] means that the request
-/// left no effect and never will.
+/// [`Error::is_outcome_unknown`] says whether the request may have taken effect, or may yet.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -178,10 +177,18 @@ impl Error {
         })
     }
 
-    /// Whether the request may yet take effect, or may have.
+    /// Whether the request may yet take effect, or may have. All other errors mean that it left no effect.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown { .. } | Self::SessionExpired { .. } | Self::Rpc(_))
+        matches!(
+            self,
+            Self::OutcomeUnknown { .. }
+                | Self::SessionExpired { .. }
+                | Self::SequenceStale { .. }
+                | Self::LineageMismatch { .. }
+                | Self::Protocol { .. }
+                | Self::Rpc(_)
+        )
     }
 
     /// Whether the request was refused under its number, and the session has been brought in step with the cluster, so

@@ -22,6 +22,7 @@ use tokio::{
 
 use self::driver::Driver;
 use crate::{
+    call::after,
     client::Client,
     error::{Error, Result},
     sequencer::{Reply, Sequencer},
@@ -82,7 +83,7 @@ impl Pipeline {
     /// the pipeline, if one has.
     pub async fn submit(&self, request: impl Into<Bytes>) -> Result<Outcome> {
         let began = Instant::now();
-        let deadline = began + self.client.deadline();
+        let deadline = after(self.client.deadline());
         let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await
             .map_err(|_| Error::SessionBusy { waited: began.elapsed() })?

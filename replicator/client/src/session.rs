@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    call::{Failure, Limits, call},
+    call::{Failure, Limits, after, call},
     client::{Client, service},
     error::{Error, Result},
     pipeline::Pipeline,
@@ -179,7 +179,7 @@ impl Session {
     pub async fn pipeline(&self, window: usize) -> Result<Pipeline> {
         let began = Instant::now();
         let lock = Arc::clone(&self.sequencer).lock_owned();
-        let sequencer: OwnedMutexGuard<Sequencer> = timeout_at(began + self.client.deadline(), lock)
+        let sequencer: OwnedMutexGuard<Sequencer> = timeout_at(after(self.client.deadline()), lock)
             .await
             .map_err(|_| Error::SessionBusy { waited: began.elapsed() })?;
         sequencer.check()?;
@@ -280,7 +280,7 @@ impl Session {
 
     async fn lock(&self, limit: Duration) -> Result<(MutexGuard<'_, Sequencer>, Limits)> {
         let began = Instant::now();
-        let limits = Limits { deadline: began + limit, attempt: self.client.attempt_timeout() };
+        let limits = Limits { deadline: after(limit), attempt: self.client.attempt_timeout() };
         let guard = timeout_at(limits.deadline, self.sequencer.lock())
             .await
             .map_err(|_| Error::SessionBusy { waited: began.elapsed() })?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::{
-    call::Attempts,
+    call::{Attempts, after},
     client::{Client, service},
     error::{Error, Result},
     pool::NodeRef,
@@ -152,7 +152,7 @@ impl Subscription {
     /// The next event or progress, from this stream or another one.
     async fn event(&mut self) -> Result<Event> {
         let client = self.client.clone();
-        let mut deadline = Instant::now() + client.deadline();
+        let mut deadline = after(client.deadline());
         let mut attempts = Attempts::new(client.pool(), client.attempt_timeout());
         loop {
             if self.stream.is_none() {
@@ -174,7 +174,7 @@ impl Subscription {
                 if *served {
                     // It may have served for hours: the search for another one begins now.
                     attempts.succeeded();
-                    deadline = Instant::now() + client.deadline();
+                    deadline = after(client.deadline());
                 }
                 self.stream = None;
                 if let Err(error) = attempts.judged(node, verdict) {

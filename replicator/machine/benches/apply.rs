@@ -21,7 +21,8 @@ use replicator_machine::{
     Applied, Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, RequestResult, bench, engine_fingerprint,
 };
 use replicator_proto::chat::v1::{
-    ChatRequest, ChatResponse, DeleteAccount, Login, Register, Send, chat_request::Action, chat_response::Result as Answer,
+    ChatRequest, ChatResponse, DeleteAccount, Login, Register, Send, chat_request::Action,
+    chat_response::Result as Answer,
 };
 use replicator_types::{ClusterId, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
 use sha2::Digest as _;
@@ -173,6 +174,15 @@ fn whole_entries(criterion: &mut Criterion) {
             bencher.iter(|| node.machine.query(None, black_box(&request)));
         });
     }
+    let mut node = Node::new("echo_module.wasm");
+    let mut client = node.open();
+    let request = Bytes::from(vec![7; 64]);
+    group.bench_function("echo, then a query that finds the view stale, 64 B", |bencher| {
+        bencher.iter(|| {
+            node.send(&mut client, black_box(&request));
+            node.machine.query(None, black_box(&request))
+        });
+    });
     group.bench_function("chat send with a push, 64 B", |bencher| {
         let mut node = Node::new("chat_module.wasm");
         let (mut alice, mut bob) = (node.open(), node.open());

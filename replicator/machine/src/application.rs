@@ -79,6 +79,9 @@ impl Application {
     #[inline]
     pub(crate) fn call(&mut self, context: &Context, payload: &Bytes) -> Result<Result<Output, Trap>, Halt> {
         let header = context.header();
+        if let Some(view) = &mut self.view {
+            view.live_has_changed();
+        }
         match self.live.apply(&header, payload, self.limits.apply_fuel) {
             Ok(called) => {
                 let call = Call { header, payload: payload.clone(), witness: called.witness };
@@ -159,4 +162,34 @@ impl Application {
 
 fn index_of(header: &[u8; HEADER_BYTES]) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| header[8 + i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine;
+
+    #[test]
+    fn a_replay_that_differs_halts() {
+        let module = wat::parse_str(include_str!("../tests/machine/guest.wat")).unwrap();
+        let limits = Limits { request_bytes: 100, memory_pages: 8, ..Limits::default() };
+        let mut application = Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap();
+        let context = Context {
+            kind: Kind::Request,
+            index: LogIndex(41),
+            client: SessionId::default(),
+            time_us: 0,
+            sequence: Sequence(1),
+            seed: Seed::default(),
+        };
+        let call = |application: &mut Application, request: &'static [u8]| {
+            application.call(&context, &Bytes::from_static(request))
+        };
+        // The header comes back, so another header is another output.
+        assert!(call(&mut application, b"h").unwrap().is_ok());
+        assert!(call(&mut application, b"u").unwrap().is_err());
+        assert!(call(&mut application, b"h").unwrap().is_ok());
+        application.journal.corrupt();
+        assert!(matches!(call(&mut application, b"u"), Err(Halt::RollbackDiffers { index: 41 })));
+    }
 }

@@ -77,7 +77,8 @@ impl BenchTable {
         let (id, sequence) = (Self::id(self.step % self.count), self.step / self.count + 1);
         self.step += 1;
         let session = self.sessions.get_mut(&id).expect("it is open");
-        let Verdict::Execute(hash) = session.judge(Sequence(sequence), Sequence(sequence), request, 0, &self.limits) else {
+        let Verdict::Execute(hash) = session.judge(Sequence(sequence), Sequence(sequence), request, 0, &self.limits)
+        else {
             panic!("sequence {sequence} isn't the next one")
         };
         let result = RequestResult::Reply(Bytes::copy_from_slice(request));

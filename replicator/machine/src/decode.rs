@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_whole_list_decodes() {
-        let list = [record(1, 7, b"pushed"), record(0, 0, b"12345678"), record(2, 0, b"\xffline"), record(1, 8, b"")].concat();
+        let list =
+            [record(1, 7, b"pushed"), record(0, 0, b"12345678"), record(2, 0, b"\xffline"), record(1, 8, b"")].concat();
         let output = decode(&list).unwrap();
         assert_eq!(output.reply, "12345678");
         assert_eq!(output.logs, ["\u{fffd}line"]);

@@ -23,7 +23,13 @@ impl RunningDigest {
 
     /// Folds an executed request in: now, or at `first`, if it is a repeat.
     #[inline]
-    pub(crate) fn fold_executed(&mut self, at: Position, first: Position, result: &RequestResult, pushes: &[Push]) -> Digest {
+    pub(crate) fn fold_executed(
+        &mut self,
+        at: Position,
+        first: Position,
+        result: &RequestResult,
+        pushes: &[Push],
+    ) -> Digest {
         self.start(at);
         self.number(first.epoch.0);
         self.number(first.index.0);

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use wasmtime::{
-    AsContextMut, Extern, Global, Instance, Memory, Module, ResourceLimiter, Store, TypedFunc, Val, WasmParams, WasmResults,
+    AsContextMut, Extern, Global, Instance, Memory, Module, ResourceLimiter, Store, TypedFunc, Val, WasmParams,
+    WasmResults,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -116,7 +117,10 @@ impl Guest {
         let refused = |call, reason: String| Halt::from(LoadError::Call { call, reason });
         if config.len() > self.input_bytes - HEADER_BYTES {
             let max = limits.request_bytes;
-            return Err(refused("rsm_init", format!("the configuration has {} bytes, at most {max} are taken", config.len())));
+            return Err(refused(
+                "rsm_init",
+                format!("the configuration has {} bytes, at most {max} are taken", config.len()),
+            ));
         }
         let instance = self.instance;
         if let Some(initialize) = optional::<(), ()>(&mut self.store, &instance, "_initialize")? {
@@ -302,7 +306,8 @@ pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, Loa
     let (start, len) = ((region >> 32) as usize, region as u32 as usize);
     let memory = instance.get_memory(&mut store, "memory").map_or(&[][..], |memory| memory.data(&store));
     let text = memory.get(start..start + len).filter(|_| len <= DESCRIPTION_BYTES_MAX);
-    let text = text.ok_or_else(|| failed("rsm_describe", format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
+    let text =
+        text.ok_or_else(|| failed("rsm_describe", format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
     match std::str::from_utf8(text) {
         Ok(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
         _ => Err(failed("rsm_describe", "it must answer printable UTF-8".to_owned())),

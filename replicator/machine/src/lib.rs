@@ -36,9 +36,9 @@ mod sessions;
 
 pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
 pub use entry::{Command, Entry, Genesis};
+pub use halt::Halt;
 pub use limits::{Limits, LimitsError};
 pub use load::{LoadError, ModuleInfo};
-pub use halt::Halt;
 pub use machine::{Machine, ModuleSource, StateParts, Stats};
 pub use outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult, Trap, TrapKind};
 pub use pushes::{CursorExpired, PushCursor, RetainedPush};

@@ -146,7 +146,9 @@ pub enum LoadError {
         max: u64,
     },
     /// Its memory begins larger than it may be.
-    #[error("the module's memory begins with {pages} pages, the limit is {max}; lower it or raise memory_pages at genesis")]
+    #[error(
+        "the module's memory begins with {pages} pages, the limit is {max}; lower it or raise memory_pages at genesis"
+    )]
     MemoryMinimum {
         /// Its pages.
         pages: u64,
@@ -191,7 +193,11 @@ impl ModuleInfo {
     /// The value of a word `key=value` of the description.
     #[must_use]
     pub fn word(&self, key: &str) -> Option<&str> {
-        self.description.split_whitespace().filter_map(|word| word.split_once('=')).find(|word| word.0 == key).map(|word| word.1)
+        self.description
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .find(|word| word.0 == key)
+            .map(|word| word.1)
     }
 
     /// Whether the module asks for a call at each tick: the word `ticks=1`.

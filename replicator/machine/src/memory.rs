@@ -2,7 +2,8 @@
 //!
 //! The live memory is a shared mapping of a memory file (memfd). A query's instance maps the same file privately: it reads
 //! what the live instance wrote, and the kernel gives it a page of its own at its first write there. Dropping those
-//! pages ([`View::discard`]) takes back whatever the query wrote, so no query can change state.
+//! pages takes back whatever the query wrote, so no query can change state. The kernel says, too, which pages those
+//! are: while they are few, copying the live ones over them is quicker than dropping them.
 //!
 //! ```text
 //! base                     size                     capacity (4 GiB)         + guard
@@ -13,22 +14,24 @@
 //! *Invariant:* compiled code can address 4 GiB, plus an offset that is bounded by the guard, from `base`; all of that is
 //! reserved, and only `[base, base + size)` is accessible.
 //!
-//! A private page that was not yet written shows later writes of the live instance. So queries run on the apply thread,
-//! between entries, and pages are discarded before the next entry.
+//! A private page that was not yet written shows later writes of the live instance, and one that was doesn't. So queries
+//! run on the apply thread, between entries, and all private pages are renewed before the first query after an entry.
 
 use std::{
     cell::RefCell,
+    ops::Range,
     os::fd::OwnedFd,
     ptr,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use rustix::{
-    fs::{MemfdFlags, ftruncate, memfd_create},
+    fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, open},
     io,
+    ioctl::{Opcode, Updater, ioctl, opcode},
     mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap},
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -72,7 +75,7 @@ pub(crate) fn with_view_memory<T>(file: &Arc<MemoryFile>, make: impl FnOnce() ->
 #[derive(Debug)]
 pub(crate) struct MemoryFile {
     fd: OwnedFd,
-    /// The base of the newest view, for [`MemoryFile::discard_view`]; 0: none.
+    /// The base of the newest view, for its private pages; 0: none.
     view: AtomicUsize,
 }
 
@@ -94,6 +97,75 @@ impl MemoryFile {
         unsafe { madvise(ptr::with_exposed_provenance_mut(base), bytes, Advice::LinuxDontNeed) }?;
         Ok(())
     }
+
+    /// Where the view of this file has private pages, in its first `bytes` bytes: all that was written through it.
+    ///
+    /// Nothing if the kernel can't tell (it has to be Linux 6.7), or if they are so many that dropping them is better.
+    pub(crate) fn private_pages(&self, bytes: usize) -> Option<impl Iterator<Item = Range<usize>> + use<>> {
+        static PAGEMAP: LazyLock<Option<OwnedFd>> =
+            LazyLock::new(|| open("/proc/self/pagemap", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok());
+        let base = self.view.load(Ordering::Relaxed);
+        assert_ne!(base, 0, "there is a view");
+        let mut regions = [PageRegion::default(); SCAN_REGIONS_MAX];
+        let mut scan = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start: base as u64,
+            end: (base + bytes) as u64,
+            regions: regions.as_mut_ptr().expose_provenance() as u64,
+            regions_len: SCAN_REGIONS_MAX as u64,
+            pages_max: SCAN_PAGES_MAX,
+            category_inverted: PAGE_IS_FILE,
+            category_mask: PAGE_IS_FILE,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_FILE,
+            ..ScanArguments::default()
+        };
+        // SAFETY: the opcode takes this struct. The kernel writes to it and to at most `regions_len` regions, all of
+        // which outlive the call; it changes no page, as no flag asks for that.
+        unsafe { ioctl(PAGEMAP.as_ref()?, Updater::<PAGEMAP_SCAN, ScanArguments>::new(&mut scan)) }.ok()?;
+        // It stops early when it found as many pages or regions as there is room for.
+        let whole = scan.walk_end == scan.end;
+        let found = regions.into_iter().take_while(|region| region.end != 0);
+        whole.then(|| found.map(move |region| region.start as usize - base..region.end as usize - base))
+    }
+}
+
+/// Private pages that are copied back at most.
+const SCAN_PAGES_MAX: u64 = 64;
+/// And the ranges in which they may lie.
+const SCAN_REGIONS_MAX: usize = 32;
+
+// From Linux's include/uapi/linux/fs.h.
+const PAGEMAP_SCAN: Opcode = opcode::read_write::<ScanArguments>(b'f', 16);
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_len: u64,
+    pages_max: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
 }
 
 /// wasmtime's source of linear memories.
@@ -202,3 +274,7 @@ impl Drop for Mapping {
         debug_assert!(unmapped.is_ok(), "our own mapping can be unmapped");
     }
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

@@ -91,9 +91,13 @@ impl RetainedPushes {
     pub(crate) fn hash(&self) -> u64 {
         let mut hasher = Xxh3Default::new();
         let trimmed = self.trimmed.unwrap_or_default();
-        for number in
-            [self.pushes.len() as u64, self.bytes, u64::from(self.trimmed.is_some()), trimmed.index.0, trimmed.ordinal.into()]
-        {
+        for number in [
+            self.pushes.len() as u64,
+            self.bytes,
+            u64::from(self.trimmed.is_some()),
+            trimmed.index.0,
+            trimmed.ordinal.into(),
+        ] {
             hasher.update(&number.to_le_bytes());
         }
         for RetainedPush { cursor, push } in &self.pushes {

@@ -72,6 +72,12 @@ impl Journal {
         }
     }
 
+    /// Makes the first call another one than it was, as broken memory of the host would.
+    #[cfg(test)]
+    pub(crate) fn corrupt(&mut self) {
+        self.calls[0].header[0] ^= 0xff;
+    }
+
     /// The copy, and the calls since.
     pub(crate) fn parts(&self) -> (&Copy, &[Call]) {
         (&self.copy, &self.calls)

@@ -124,7 +124,13 @@ impl Session {
 
     /// Keeps the outcome of the sequence after the last one.
     #[inline]
-    pub(crate) fn store(&mut self, RequestHash(request_hash): RequestHash, result: RequestResult, position: Position, digest: Digest) {
+    pub(crate) fn store(
+        &mut self,
+        RequestHash(request_hash): RequestHash,
+        result: RequestResult,
+        position: Position,
+        digest: Digest,
+    ) {
         self.result_bytes += result.bytes() as u64;
         self.outcomes.push_back(Stored { request_hash, result, position, digest });
     }

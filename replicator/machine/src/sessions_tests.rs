@@ -46,7 +46,11 @@ impl Model {
             above if above > last.0 + 1 => Err(Refusal::Gap { last }),
             below if below < floor => Err(Refusal::Stale { last }),
             next if next == last.0 + 1 => {
-                if next - floor >= u64::from(WINDOW) { Err(Refusal::WindowFull { last }) } else { Ok(None) }
+                if next - floor >= u64::from(WINDOW) {
+                    Err(Refusal::WindowFull { last })
+                } else {
+                    Ok(None)
+                }
             }
             known => match &self.executed[&known] {
                 (request, outcome) if *request == sent.request => Ok(Some(outcome.clone())),

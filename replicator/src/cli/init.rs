@@ -119,8 +119,11 @@ pub(super) async fn make_cluster(
     for endpoint in endpoints {
         let status = client.status(endpoint, false).await.with_context(|| format!("{endpoint} doesn't answer"))?;
         if !status.module_sha256.is_empty() {
-            bail!("{} at {endpoint} belongs to cluster {} already; `init` makes new clusters only, of blank nodes",
-                status.node_id, output::hex(&status.cluster_id));
+            bail!(
+                "{} at {endpoint} belongs to cluster {} already; `init` makes new clusters only, of blank nodes",
+                status.node_id,
+                output::hex(&status.cluster_id)
+            );
         }
         if !status.cluster_id.is_empty() {
             // An earlier `init` was interrupted between founding the group and its genesis entry.

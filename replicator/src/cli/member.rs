@@ -26,13 +26,15 @@ pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
     let MemberCommand::Transfer(args) = command;
     let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
     let nodes = survey(&client, &args.endpoints.endpoints).await;
-    let primary = nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == pb::NodeState::Primary);
+    let primary =
+        nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == pb::NodeState::Primary);
     let primary = primary.context("no primary is known now; `replicator status` tells why")?;
     if primary.node_id == args.node {
         println!("{} is the primary already", args.node);
         return Ok(());
     }
-    let address = nodes.iter().find(|n| n.status.as_ref().is_ok_and(|s| s.node_id == primary.node_id)).map(|n| &n.endpoint);
+    let address =
+        nodes.iter().find(|n| n.status.as_ref().is_ok_and(|s| s.node_id == primary.node_id)).map(|n| &n.endpoint);
     let address = address.context("the primary's address is not known")?;
     let request = pb::TransferPrimaryRequest { node_id: args.node };
     let moved = client.admin(address).await?.transfer_primary(request).await;

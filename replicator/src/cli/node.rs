@@ -50,7 +50,12 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
     }
     let node = Node::start(config, Seams::real()).map_err(failure)?;
     let served = service::serve(node.clone()).await?;
-    tracing::info!(clients = served.client_address, peers = served.peer_address, version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(
+        clients = served.client_address,
+        peers = served.peer_address,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
 
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
@@ -80,6 +85,11 @@ fn log_to_stderr(levels: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&levels)
         .map_err(|error| Failure::Usage(format!("log = {levels:?}: {error}; try info, or info,replicator=debug")))?;
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
     Ok(())
 }

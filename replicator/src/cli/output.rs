@@ -28,7 +28,9 @@ pub(super) fn table(head: &[&str]) -> Table {
 
 /// Prints a table without trailing blanks.
 pub(super) fn print_table(table: &mut Table) -> io::Result<()> {
-    table.column_iter_mut().for_each(|column| drop(column.set_padding((0, 2))));
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
     let mut out = anstream::stdout().lock();
     for line in table.to_string().lines() {
         writeln!(out, "{}", line.trim_end())?;

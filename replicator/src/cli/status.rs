@@ -58,9 +58,9 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
     match verdict {
         Some(Verdict::Differ(what)) => Err(Failure::Damage(anyhow!("the replicas differ: {what}"))),
         Some(Verdict::Unknown(why)) => Err(Failure::Failed(anyhow!("the replicas could not be compared: {why}"))),
-        _ if nodes.iter().all(|node| node.status.is_err()) => {
-            Err(Failure::Failed(anyhow!("none of the endpoints answers; is the cluster running, and are these client addresses?")))
-        }
+        _ if nodes.iter().all(|node| node.status.is_err()) => Err(Failure::Failed(anyhow!(
+            "none of the endpoints answers; is the cluster running, and are these client addresses?"
+        ))),
         _ => Ok(()),
     }
 }
@@ -86,7 +86,9 @@ pub(super) async fn survey(client: &Client, endpoints: &[String]) -> Vec<Surveye
         }
     }
     nodes.extend(ask(others).await);
-    nodes.sort_by_key(|node| node.status.as_ref().map_or_else(|_| (true, node.endpoint.clone()), |s| (false, s.node_id.clone())));
+    nodes.sort_by_key(|node| {
+        node.status.as_ref().map_or_else(|_| (true, node.endpoint.clone()), |s| (false, s.node_id.clone()))
+    });
     nodes
 }
 
@@ -232,10 +234,16 @@ pub(super) async fn verify(client: &Client, nodes: &[Surveyed]) -> Verdict {
             }
         }
         if began.elapsed() > VERIFY_MAX {
-            let why = answers.map_or_else(|error| error.to_string(), |answers| {
-                let places = answers.iter().map(|a| format!("{} at {}", a.node_id, a.applied_log_index));
-                format!("they did not come to the same log index ({}); pause the writes", places.collect::<Vec<_>>().join(", "))
-            });
+            let why = answers.map_or_else(
+                |error| error.to_string(),
+                |answers| {
+                    let places = answers.iter().map(|a| format!("{} at {}", a.node_id, a.applied_log_index));
+                    format!(
+                        "they did not come to the same log index ({}); pause the writes",
+                        places.collect::<Vec<_>>().join(", ")
+                    )
+                },
+            );
             return Verdict::Unknown(why);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

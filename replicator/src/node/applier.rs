@@ -163,8 +163,8 @@ impl Loop {
                 continue;
             };
             // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
-            let entry: Entry = codec::decode(&encoded)
-                .map_err(|error| format!("log entry {position} can't be read: {error}"))?;
+            let entry: Entry =
+                codec::decode(&encoded).map_err(|error| format!("log entry {position} can't be read: {error}"))?;
             let applied = loop {
                 match self.machine.apply(position, &entry) {
                     Ok(applied) => break applied,

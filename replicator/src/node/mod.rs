@@ -91,6 +91,20 @@ pub struct Executed {
     pub digest: Digest,
 }
 
+/// A command on its way to the log. Dropped, it is given up: it may still be executed.
+pub struct Pending {
+    seed: Seed,
+    done: oneshot::Receiver<Done>,
+    deadline: Instant,
+    waiters: Arc<Waiters>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.waiters.give_up(self.seed);
+    }
+}
+
 /// What a running replica has.
 pub(crate) struct Running {
     pub(crate) strategy: Arc<dyn Strategy>,
@@ -205,26 +219,34 @@ impl Node {
         view.primary().map(|member| (member.node.clone(), member.client_address.clone()))
     }
 
-    /// Executes a request at most once, and answers with this replica's own outcome.
+    /// Begins to execute a request, at most once. On return it has its place among this node's proposals, so that requests begun
+    /// one after the other are executed in that order.
     ///
     /// # Errors
     /// A refusal is the log's; anything else says whether the outcome is unknown.
-    pub async fn execute(
+    pub async fn begin_execute(
         &self,
         session: SessionId,
         sequence: Sequence,
         acked_below: Sequence,
         request: Bytes,
         deadline: Instant,
-    ) -> Result<Executed, NodeError> {
+    ) -> Result<Pending, NodeError> {
         if let Some(limits) = self.limits()
             && request.len() as u64 > u64::from(limits.request_bytes)
         {
             let (bytes, max) = (request.len() as u64, u64::from(limits.request_bytes));
             return Err(Refusal::TooLarge { bytes, max }.into());
         }
-        let done = self.submit(Command::Request { session, sequence, acked_below, request }, deadline).await?;
-        match done.outcome {
+        self.begin(Command::Request { session, sequence, acked_below, request }, deadline).await
+    }
+
+    /// Waits for what [`Self::begin_execute`] began, and answers with this replica's own outcome.
+    ///
+    /// # Errors
+    /// As [`Self::begin_execute`].
+    pub async fn executed(&self, pending: Pending) -> Result<Executed, NodeError> {
+        match self.finish(pending).await?.outcome {
             Outcome::Executed { result, position, digest } => Ok(Executed { result, position, digest }),
             Outcome::Refused(refusal) => Err(refusal.into()),
             other => unreachable!("a request became {other:?}"),
@@ -234,7 +256,7 @@ impl Node {
     /// Opens a session. Returns its id, granted time to live (microseconds), window, and log index.
     ///
     /// # Errors
-    /// As [`Self::execute`].
+    /// As [`Self::begin_execute`].
     pub async fn open_session(
         &self,
         ttl_us: u64,
@@ -256,7 +278,7 @@ impl Node {
     /// Closes a session, or keeps it from expiring.
     ///
     /// # Errors
-    /// As [`Self::execute`]; keeping an unknown session is refused, closing one is not.
+    /// As [`Self::begin_execute`]; keeping an unknown session is refused, closing one is not.
     pub async fn end_or_keep(&self, command: Command, deadline: Instant) -> Result<LogIndex, NodeError> {
         let done = self.submit(command, deadline).await?;
         match done.outcome {
@@ -269,22 +291,32 @@ impl Node {
 
     /// Gets a command into the log, and waits until this replica has applied it.
     pub(crate) async fn submit(&self, command: Command, deadline: Instant) -> Result<Done, NodeError> {
+        let pending = self.begin(command, deadline).await?;
+        self.finish(pending).await
+    }
+
+    async fn begin(&self, command: Command, deadline: Instant) -> Result<Pending, NodeError> {
         let running = self.running()?;
         self.check_halted()?;
         let seed = Seed(self.seams.random());
         let entry = Entry { time_us: self.seams.clock.now_us(), seed, command };
         let encoded = Bytes::from(codec::encode(&entry));
         let done = self.waiters.add(seed).ok_or(NodeError::Overloaded)?;
-        let answered = async {
-            if running.proposals.send(Proposal { seed, encoded }).await.is_err() {
-                return Err(NodeError::NotReady("this node is stopping".into()));
-            }
+        let pending = Pending { seed, done, deadline, waiters: self.waiters.clone() };
+        let given = running.proposals.send(Proposal { seed, encoded });
+        match tokio::time::timeout_at(deadline.into(), given).await {
+            Ok(Ok(())) => Ok(pending),
+            Ok(Err(_)) => Err(NodeError::NotReady("this node is stopping".into())),
+            Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
+        }
+    }
+
+    async fn finish(&self, mut pending: Pending) -> Result<Done, NodeError> {
+        match tokio::time::timeout_at(pending.deadline.into(), &mut pending.done).await {
+            Ok(Ok(done)) => Ok(done),
             // A dropped waiter is one whose machine has halted.
-            done.await.map_err(|_| self.check_halted().err().unwrap_or(NodeError::OutcomeUnknown))
-        };
-        match tokio::time::timeout_at(deadline.into(), answered).await {
-            Ok(answer) => answer,
-            Err(_) if self.waiters.give_up(seed) => Err(NodeError::OutcomeUnknown),
+            Ok(Err(_)) => Err(self.check_halted().err().unwrap_or(NodeError::OutcomeUnknown)),
+            Err(_) if self.waiters.give_up(pending.seed) => Err(NodeError::OutcomeUnknown),
             Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
         }
     }

@@ -82,7 +82,10 @@ impl Node {
     /// If it isn't, or this node doesn't take part yet.
     pub(crate) async fn admit(&self, envelope: &Envelope) -> Result<Arc<Running>, EnvelopeError> {
         if envelope.to != self.disk {
-            return Err(EnvelopeError::Refused(format!("{} is disk {}, not {}", self.config.name, self.disk, envelope.to)));
+            return Err(EnvelopeError::Refused(format!(
+                "{} is disk {}, not {}",
+                self.config.name, self.disk, envelope.to
+            )));
         }
         let stage = self.stage.borrow().clone();
         let running = match stage {

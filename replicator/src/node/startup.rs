@@ -14,10 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Node, Running, Stage, WAITERS_MAX, Waiters,
-    applier::FetchModule,
-    proposer::Proposer,
-    reads::Reads,
+    Applier, Node, Running, Stage, WAITERS_MAX, Waiters, applier::FetchModule, proposer::Proposer, reads::Reads,
 };
 use crate::{
     config::NodeConfig,
@@ -229,7 +226,10 @@ impl Node {
         while let Some((founding, answer)) = foundings.recv().await {
             let begun = self.applier.state.borrow().genesis.is_some();
             let founded = if begun {
-                Err(format!("{} belongs to cluster {} already; `init` makes new clusters only", self.config.name, running.cluster))
+                Err(format!(
+                    "{} belongs to cluster {} already; `init` makes new clusters only",
+                    self.config.name, running.cluster
+                ))
             } else {
                 self.begin_history(&running, founding).await
             };

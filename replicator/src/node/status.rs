@@ -1,10 +1,15 @@
 //! What a node tells of itself.
 
+use std::time::{Duration, Instant};
+
 use replicator_storage::Log;
 use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
 
 use super::{AppliedState, Node, NodeError, Stage, applier::Work};
 use crate::replication::{Member, Role};
+
+/// After this long without a quorum's answer, a primary says so. Healthy ones get one with each heartbeat.
+const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +93,14 @@ impl Node {
                 status.primary = view.primary().cloned();
                 status.members = view.members.iter().map(|m| (m.clone(), matched(m.disk))).collect();
                 status.committed = progress.committed.unwrap_or_default();
-                if status.primary.is_none() {
-                    status.detail = self.why_no_primary();
-                }
+                status.detail = match progress.quorum_silent_for {
+                    _ if status.primary.is_none() => self.why_no_primary(),
+                    Some(silent) if silent > QUORUM_SILENCE => {
+                        let seconds = silent.as_secs();
+                        format!("no majority has answered for {seconds} s: writes and linearizable reads wait for one")
+                    }
+                    _ => String::new(),
+                };
             }
         }
         if let Some(reason) = &status.applied.halted {
@@ -99,13 +109,10 @@ impl Node {
         status
     }
 
-    /// Whether clients are served: the node takes part, knows a primary, has begun its history, and has not halted.
-    #[must_use]
-    pub fn serves(&self) -> bool {
-        let status = self.status();
-        matches!(status.condition, Condition::Running(role) if role != Role::Learner)
-            && status.primary.is_some()
-            && status.applied.genesis.is_some()
+    /// Whether clients are served: the history has begun, the machine goes on, and a primary confirms itself before `deadline`.
+    pub async fn serves(&self, deadline: Instant) -> bool {
+        let begun = self.applier.state.borrow().genesis.is_some();
+        begun && self.check_halted().is_ok() && self.read_index(deadline).await.is_ok()
     }
 
     /// The hash of the whole state, and the index it belongs to. Costs time in proportion to the state.

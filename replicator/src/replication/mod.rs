@@ -5,7 +5,7 @@
 
 pub mod majority;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
@@ -90,6 +90,8 @@ impl View {
 pub struct Progress {
     /// The last index known to be committed.
     pub committed: Option<LogIndex>,
+    /// On the primary: how long ago a quorum last answered.
+    pub quorum_silent_for: Option<Duration>,
     /// On the primary: the last index known to be durable on each member.
     pub matched: Vec<(DiskId, LogIndex)>,
 }
@@ -144,10 +146,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer>;
 
     /// The replication stream from the primary.
-    fn on_append(
-        &self,
-        payloads: BoxStream<'static, Bytes>,
-    ) -> BoxStream<'static, Result<Bytes, PeerMessageError>>;
+    fn on_append(&self, payloads: BoxStream<'static, Bytes>) -> BoxStream<'static, Result<Bytes, PeerMessageError>>;
 
     /// A candidate's question.
     fn on_vote(&self, pre_vote: bool, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;

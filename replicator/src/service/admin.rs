@@ -62,7 +62,8 @@ impl AdminService for AdminApi {
         let mut status = self.node.status();
         let mut state_hash = 0;
         if request.get_ref().state_hash && status.applied.genesis.is_some() {
-            let hashed = self.node.state_hash().await.map_err(|error| Status::from(ApiError::of(&self.node, error.into())))?;
+            let hashed =
+                self.node.state_hash().await.map_err(|error| Status::from(ApiError::of(&self.node, error.into())))?;
             status = self.node.status();
             // The digest and index must belong to the hash, whatever was applied meanwhile.
             if status.applied.index() != Some(hashed.1) {
@@ -71,7 +72,8 @@ impl AdminService for AdminApi {
             state_hash = hashed.0.0;
         }
         let genesis = status.applied.genesis.clone();
-        let (cluster_id, lineage) = status.cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0));
+        let (cluster_id, lineage) =
+            status.cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0));
         Ok(Response::new(pb::StatusResponse {
             node_id: status.node,
             disk_id: status.disk.0,
@@ -150,7 +152,8 @@ impl AdminService for AdminApi {
                     voter: true,
                 })
                 .collect(),
-            module: ModuleHash::try_from(&request.module_sha256[..]).map_err(|_| bad("module_sha256 must have 32 bytes"))?,
+            module: ModuleHash::try_from(&request.module_sha256[..])
+                .map_err(|_| bad("module_sha256 must have 32 bytes"))?,
             app_config: request.app_config,
             limits: limits(request.limits),
         };
@@ -168,7 +171,10 @@ impl AdminService for AdminApi {
         let mut view = running.strategy.view();
         let now = view.borrow().clone();
         if now.role != Role::Primary {
-            let primary = self.node.primary().map_or_else(|| "unknown".to_owned(), |(node, address)| format!("{node} at {address}"));
+            let primary = self
+                .node
+                .primary()
+                .map_or_else(|| "unknown".to_owned(), |(node, address)| format!("{node} at {address}"));
             return Err(Status::failed_precondition(format!("this node isn't the primary; ask it: {primary}")));
         }
         let target = now.members.iter().find(|member| member.node == name && member.voter);
@@ -184,7 +190,9 @@ impl AdminService for AdminApi {
                 let primary_node_id = view.primary().map(|primary| primary.node.clone()).unwrap_or_default();
                 Ok(Response::new(pb::TransferPrimaryResponse { primary_node_id }))
             }
-            _ => Err(Status::unavailable(format!("{name} did not take over in time; `replicator status` tells who leads"))),
+            _ => Err(Status::unavailable(format!(
+                "{name} did not take over in time; `replicator status` tells who leads"
+            ))),
         }
     }
 }

@@ -10,7 +10,7 @@ use replicator_types::{Lineage, LogIndex, Sequence};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{NodeOrBad, deadline, errors, errors::ApiError, session, stream, subscribe};
-use crate::node::Node;
+use crate::node::{Node, Pending};
 
 pub(super) struct ClientApi {
     pub(super) node: Arc<Node>,
@@ -24,21 +24,22 @@ impl ClientApi {
     }
 }
 
-/// Executes one request of a client, for the unary call and the stream alike.
-pub(super) async fn execute(
-    node: &Node,
-    request: pb::ExecuteRequest,
-    deadline: Instant,
-) -> Result<pb::ExecuteResponse, ApiError> {
-    let executed = async {
+/// Begins to execute a client's request: it has its place in the order on return.
+pub(super) async fn begin(node: &Node, request: pb::ExecuteRequest, deadline: Instant) -> Result<Pending, ApiError> {
+    let begun = async {
         let session = session(&request.session_id)?;
         if request.sequence == 0 {
             return Err(NodeOrBad::Bad("sequence is 0; a session's requests are numbered from 1".into()));
         }
         let (sequence, acked_below) = (Sequence(request.sequence), Sequence(request.acked_below));
-        Ok(node.execute(session, sequence, acked_below, request.request, deadline).await?)
+        Ok(node.begin_execute(session, sequence, acked_below, request.request, deadline).await?)
     };
-    let executed = executed.await.map_err(|error| ApiError::of(node, error))?;
+    begun.await.map_err(|error| ApiError::of(node, error))
+}
+
+/// Waits for the outcome of what [`begin`] began.
+pub(super) async fn outcome(node: &Node, begun: Result<Pending, ApiError>) -> Result<pb::ExecuteResponse, ApiError> {
+    let executed = node.executed(begun?).await.map_err(|error| ApiError::of(node, error.into()))?;
     errors::response(node, executed)
 }
 
@@ -91,7 +92,8 @@ impl ReplicatorService for ClientApi {
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
         let deadline = deadline(&request);
-        Ok(Response::new(execute(&self.node, request.into_inner(), deadline).await?))
+        let begun = begin(&self.node, request.into_inner(), deadline).await;
+        Ok(Response::new(outcome(&self.node, begun).await?))
     }
 
     type ExecuteStreamStream = Answers<pb::ExecuteStreamResponse>;

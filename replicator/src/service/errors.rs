@@ -44,7 +44,9 @@ impl ApiError {
         };
         let (code, reason) = code_and_reason(&error);
         let mut told = Self::new(code, reason, error.to_string());
-        if let NodeError::Refused(Refusal::Gap { last } | Refusal::Stale { last } | Refusal::WindowFull { last }) = error {
+        if let NodeError::Refused(Refusal::Gap { last } | Refusal::Stale { last } | Refusal::WindowFull { last }) =
+            error
+        {
             told.last_sequence = last.0;
         }
         if code == Code::Unavailable {

@@ -30,6 +30,9 @@ const STREAMS_MAX: u32 = 4_096;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take whatever its caller says.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// How often health is found out, and how long that may take.
+const HEALTH_PERIOD: Duration = Duration::from_millis(250);
+const HEALTH_TIMEOUT: Duration = Duration::from_millis(750);
 /// Bytes of a module that travel in one message.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -60,9 +63,8 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let admin = AdminServiceServer::new(AdminApi { node: node.clone() });
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflect = || {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-    };
+    let reflect =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET);
     let reflection = reflect().build_v1().map_err(io::Error::other)?;
     let old_reflection = reflect().build_v1alpha().map_err(io::Error::other)?;
     let router = limited()
@@ -77,7 +79,7 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
         // Follows what the node can really do.
         let mut serving = None;
         loop {
-            let now = node.serves();
+            let now = node.serves(Node::deadline(HEALTH_TIMEOUT)).await;
             if serving != Some(now) {
                 serving = Some(now);
                 if now {
@@ -88,7 +90,7 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
                     reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(HEALTH_PERIOD).await;
         }
     });
     Ok(Served { client_address: client.0, peer_address: peer.0 })
@@ -96,7 +98,8 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
 
 async fn bind(node: &Node, address: &str, key: &str) -> io::Result<(String, crate::seams::Incoming)> {
     node.seams().network.listen(address.to_owned()).await.map_err(|error| {
-        let hint = if error.kind() == io::ErrorKind::AddrInUse { "; another process has it: use another port" } else { "" };
+        let hint =
+            if error.kind() == io::ErrorKind::AddrInUse { "; another process has it: use another port" } else { "" };
         io::Error::new(error.kind(), format!("can't listen on {key} = {address}: {error}{hint}"))
     })
 }

@@ -165,10 +165,7 @@ impl PeerService for PeerApi {
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         let running = self.node.admit(&envelope(request.into_inner().envelope)?).await?;
         let index = running.strategy.read_index().await;
-        Ok(Response::new(pb::ReadIndexResponse {
-            confirmed: index.is_some(),
-            log_index: index.unwrap_or_default().0,
-        }))
+        Ok(Response::new(pb::ReadIndexResponse { confirmed: index.is_some(), log_index: index.unwrap_or_default().0 }))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;
@@ -180,7 +177,9 @@ impl PeerService for PeerApi {
         let hash = ModuleHash::try_from(&request.get_ref().sha256[..])
             .map_err(|_| Status::invalid_argument("sha256 must have 32 bytes"))?;
         let modules = self.node.modules().clone();
-        let module = tokio::task::spawn_blocking(move || modules.get(hash)).await.map_err(|e| Status::internal(e.to_string()))?;
+        let module = tokio::task::spawn_blocking(move || modules.get(hash))
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?;
         let module = module.map_err(|error| Status::internal(error.to_string()))?;
         let module = module.ok_or_else(|| Status::not_found(format!("no module {hash} here")))?;
         let chunks = (0..module.len()).step_by(CHUNK_BYTES).map(move |at| {

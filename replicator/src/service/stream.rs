@@ -8,7 +8,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{DEADLINE, client::execute};
+use super::{
+    DEADLINE,
+    client::{begin, outcome},
+};
 use crate::node::Node;
 
 /// Requests of one stream under way at once; the stream is not read while there are as many.
@@ -46,9 +49,10 @@ pub(super) fn execute_all(
                         for request in message.requests {
                             let Ok(permit) = permits.clone().acquire_owned().await else { return };
                             let node = node.clone();
+                            let (session_id, sequence) = (request.session_id.clone(), request.sequence);
+                            let begun = begin(&node, request, Node::deadline(DEADLINE)).await;
                             under_way.push(async move {
-                                let (session_id, sequence) = (request.session_id.clone(), request.sequence);
-                                let result = match execute(&node, request, Node::deadline(DEADLINE)).await {
+                                let result = match outcome(&node, begun).await {
                                     Ok(response) => pb::execute_result::Result::Response(response),
                                     Err(error) => pb::execute_result::Result::Error(error.into()),
                                 };

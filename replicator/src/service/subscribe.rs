@@ -36,9 +36,13 @@ pub(super) async fn subscribe(
     deadline: Instant,
 ) -> Result<impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send, NodeOrBad> {
     if request.topics.len() > TOPICS_MAX {
-        return Err(NodeOrBad::Bad(format!("{} topics; at most {TOPICS_MAX} in one subscription", request.topics.len())));
+        return Err(NodeOrBad::Bad(format!(
+            "{} topics; at most {TOPICS_MAX} in one subscription",
+            request.topics.len()
+        )));
     }
-    let mut names: HashMap<Target, String> = request.topics.into_iter().map(|name| (topic_target(&name), name)).collect();
+    let mut names: HashMap<Target, String> =
+        request.topics.into_iter().map(|name| (topic_target(&name), name)).collect();
     let client = match &request.session_id[..] {
         [] => None,
         id => Some(session(id)?),

@@ -164,7 +164,7 @@ impl NodeDir {
     /// Moves everything in the folder at `path` into `set-aside-<n>` inside it, so that the node can join again as a blank one.
     /// Deletes nothing; durable on return. Returns the folder made, or `None` if there was nothing to move.
     ///
-    /// Interrupted, it leaves a folder that [`Self::open`] refuses as damaged; call it again.
+    /// Interrupted, it leaves a folder whose log is missing, which is refused as damaged; call it again.
     ///
     /// # Errors
     /// If the folder is in use, or something can't be moved.

@@ -102,3 +102,105 @@ impl<M: StateMachine> Guest<M> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionId;
+
+    /// Keeps every request.
+    struct Keeper(Vec<Vec<u8>>);
+
+    impl StateMachine for Keeper {
+        const APP: &'static str = "keeper";
+        const VERSION: &'static str = "1";
+        const SCHEMA: u32 = 1;
+
+        fn init(_: &[u8]) -> Result<Self, String> {
+            Ok(Self(Vec::new()))
+        }
+        fn apply(&mut self, _: &Context, request: &[u8], _: &mut Output) {
+            self.0.push(request.to_vec());
+        }
+        fn query(&self, _: &Context, _: &[u8], output: &mut Output) {
+            output.reply(&self.0.concat());
+        }
+        fn snapshot(&self) -> impl Iterator<Item = Vec<u8>> {
+            self.0.iter().cloned()
+        }
+        fn restore(&mut self, _: u32, record: &[u8]) -> Result<(), String> {
+            self.0.push(record.to_vec());
+            Ok(())
+        }
+    }
+
+    fn guest() -> Guest<Keeper> {
+        let mut guest = Guest::new();
+        guest.allocate_input(1 << 10);
+        guest
+    }
+
+    fn put(guest: &mut Guest<Keeper>, kind: Kind, request: &[u8]) -> usize {
+        let context = Context { kind, index: 1, session: SessionId::default(), time_us: 0, sequence: 0, seed: [0; 16] };
+        let input = [&context.header()[..], request].concat();
+        guest.input()[..input.len()].copy_from_slice(&input);
+        input.len()
+    }
+
+    fn apply(guest: &mut Guest<Keeper>, request: &[u8]) {
+        let len = put(guest, Kind::Request, request);
+        assert_eq!(guest.apply(len), b"");
+    }
+
+    #[test]
+    fn an_entry_between_two_chunks_breaks_the_snapshot_off() {
+        let mut guest = guest();
+        guest.init(0).unwrap();
+        apply(&mut guest, b"first");
+        assert_eq!(guest.snapshot(6), b"\x05\0\0\0fi");
+        // The vector that the snapshot borrows from moves.
+        (0..100).for_each(|_| apply(&mut guest, b"x"));
+        assert_eq!(guest.snapshot(6), b"\x05\0\0\0fi", "a new one begins");
+        let len = put(&mut guest, Kind::Request, b"");
+        assert!(guest.query(len).len() > 100, "a query leaves it alone");
+        assert_eq!(guest.snapshot(6), b"rst\x01\0\0");
+    }
+
+    #[test]
+    fn the_call_after_the_end_begins_again() {
+        let mut guest = guest();
+        guest.init(0).unwrap();
+        for _ in 0..2 {
+            assert_eq!(guest.snapshot(100).len(), 12);
+            assert_eq!(guest.snapshot(100), b"");
+        }
+    }
+
+    #[test]
+    fn a_restore_without_init_is_refused() {
+        assert_eq!(guest().restore(0, 1, true), Err("rsm_init comes before rsm_restore".to_owned()));
+    }
+
+    #[test]
+    #[should_panic(expected = "rsm_init comes first")]
+    fn an_entry_without_init_panics() {
+        apply(&mut guest(), b"");
+    }
+
+    #[test]
+    #[should_panic(expected = "rsm_init is called once")]
+    fn a_second_init_panics() {
+        let mut guest = guest();
+        guest.init(0).unwrap();
+        let _ = guest.init(0);
+    }
+
+    #[test]
+    #[should_panic(expected = "the kind of a request")]
+    fn a_query_of_another_kind_panics() {
+        let mut guest = guest();
+        guest.init(0).unwrap();
+        let len = put(&mut guest, Kind::Tick, b"");
+        guest.query(len);
+    }
+}

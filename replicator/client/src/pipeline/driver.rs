@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::Submission;
 use crate::{
-    call::Attempts,
+    call::{Attempts, after},
     client::{Client, service},
     error::{Error, Result},
     pool::NodeRef,
@@ -104,7 +104,7 @@ impl Driver {
                 End::Again => {}
             }
             self.expire(&attempts);
-            attempts.pause(self.sequencer.next_deadline().unwrap_or_else(|| Instant::now() + FAR)).await;
+            attempts.pause(self.sequencer.next_deadline().unwrap_or_else(|| after(FAR))).await;
             self.expire(&attempts);
         }
     }
@@ -145,7 +145,7 @@ impl Driver {
         let outbound = Outbound { messages, first };
         self.send_from(&outbound, first);
 
-        let deadline = self.sequencer.next_deadline().unwrap_or_else(|| Instant::now() + FAR);
+        let deadline = self.sequencer.next_deadline().unwrap_or_else(|| after(FAR));
         let opened = attempts
             .attempt(deadline, 0, |channel| async move {
                 service(channel).execute_stream(ReceiverStream::new(outgoing)).await
@@ -165,7 +165,7 @@ impl Driver {
         outbound: &Outbound,
         mut incoming: Streaming<pb::ExecuteStreamResponse>,
     ) -> End {
-        let mut stalled = Instant::now() + attempts.attempt_limit();
+        let mut stalled = after(attempts.attempt_limit());
         loop {
             if self.is_done() {
                 return End::Done;
@@ -177,7 +177,7 @@ impl Driver {
                 message = incoming.message() => match message {
                     Ok(Some(message)) => {
                         attempts.succeeded();
-                        stalled = Instant::now() + attempts.attempt_limit();
+                        stalled = after(attempts.attempt_limit());
                         if let Some(end) = self.take_results(attempts, node, outbound, message.results) {
                             return end;
                         }
@@ -194,7 +194,7 @@ impl Driver {
                 count = self.queue.recv_many(&mut batch, BATCH_REQUESTS_MAX), if self.open => {
                     self.open = count > 0;
                     if !waiting {
-                        stalled = Instant::now() + attempts.attempt_limit();
+                        stalled = after(attempts.attempt_limit());
                     }
                     let from = self.sequencer.next();
                     self.accept(batch);

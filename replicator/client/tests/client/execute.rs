@@ -136,6 +136,17 @@ async fn the_deadline_is_kept() {
 }
 
 #[tokio::test]
+async fn an_endless_deadline_is_no_overflow() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.builder().deadline(Duration::MAX).attempt_timeout(Duration::MAX).build().unwrap();
+    let session = client.open_session(Some(Duration::MAX)).await.unwrap();
+    session.execute_within("x", Duration::MAX).await.unwrap();
+    let pipeline = session.pipeline(2).await.unwrap();
+    pipeline.submit("y").await.unwrap().await.unwrap();
+    pipeline.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_trap_is_an_outcome() {
     let cluster = Cluster::start(1).await;
     let session = cluster.client().open_session(None).await.unwrap();

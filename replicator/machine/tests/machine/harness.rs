@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use replicator_machine::{
-    Applied, Command, Entry, Genesis, Halt, Limits, Machine, ModuleSource, Outcome, QueryOutcome, Refusal, RequestResult, Trap,
-    engine_fingerprint,
+    Applied, Command, Entry, Genesis, Halt, Limits, Machine, ModuleSource, Outcome, QueryOutcome, Refusal,
+    RequestResult, Trap, engine_fingerprint,
 };
 use replicator_types::{ClusterId, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
 use sha2::Digest as _;

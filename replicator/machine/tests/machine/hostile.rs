@@ -190,6 +190,8 @@ fn a_taken_session_id_is_refused() {
     assert_eq!(refusal_of(again.outcome), replicator_machine::Refusal::SessionIdTaken);
     let (position, _) = node.entry(Command::Tick);
     let other = replicator_machine::Entry { seed: Seed([9; 16]), ..entry };
-    let Outcome::SessionOpened { session, .. } = node.machine.apply(position, &other).unwrap().outcome else { panic!() };
+    let Outcome::SessionOpened { session, .. } = node.machine.apply(position, &other).unwrap().outcome else {
+        panic!()
+    };
     assert_eq!(session.to_string(), "88776655090909090909090909090909");
 }

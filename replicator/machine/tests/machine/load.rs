@@ -88,7 +88,8 @@ fn exactly_one_memory_is_taken() {
 #[test]
 fn each_export_must_be_there_with_its_type() {
     for (missing, _) in EXPORTS.iter().enumerate() {
-        let others: Vec<&str> = EXPORTS.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, text)| *text).collect();
+        let others: Vec<&str> =
+            EXPORTS.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, text)| *text).collect();
         let error = refusal(&format!("{MEMORY} {}", others.concat()));
         let LoadError::MissingExport { name } = error else { panic!("{error}") };
         assert!(EXPORTS[missing].contains(name));
@@ -176,13 +177,19 @@ fn sizes_past_their_limits_are_refused() {
             other => panic!("{expected}: {other}"),
         }
     }
-    let module = wat::parse_str(format!("(module {MEMORY} {} {})", nested(load::NESTING_MAX), EXPORTS.concat())).unwrap();
+    let module =
+        wat::parse_str(format!("(module {MEMORY} {} {})", nested(load::NESTING_MAX), EXPORTS.concat())).unwrap();
     load::check(&module).unwrap();
 }
 
 #[test]
 fn a_description_must_be_short_printable_and_end() {
-    for body in ["(i64.const 0x100000000fffffff)", "(loop (br 0)) (i64.const 0)", "unreachable", "(i64.const 0x0000001000000001)"] {
+    for body in [
+        "(i64.const 0x100000000fffffff)",
+        "(loop (br 0)) (i64.const 0)",
+        "unreachable",
+        "(i64.const 0x0000001000000001)",
+    ] {
         let mut exports = EXPORTS.map(str::to_owned);
         exports[1] = format!(r#"(data (i32.const 16) "\01") (func (export "rsm_describe") (result i64) {body})"#);
         let module = wat::parse_str(format!("(module {MEMORY} {})", exports.concat())).unwrap();

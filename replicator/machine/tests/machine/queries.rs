@@ -71,7 +71,8 @@ fn the_header_has_the_applied_index_and_no_entropy() {
     let mut node = Node::new();
     let client = node.open();
     let session = Some(client.session);
-    let QueryOutcome::Answered { result: RequestResult::Reply(header), .. } = node.machine.query(session, b"h").unwrap()
+    let QueryOutcome::Answered { result: RequestResult::Reply(header), .. } =
+        node.machine.query(session, b"h").unwrap()
     else {
         panic!()
     };
@@ -92,7 +93,9 @@ fn ephemeral_pushes_come_out_and_are_not_retained() {
     let mut node = Node::new();
     let client = node.open();
     let retained = node.machine.pushes_after(Default::default(), 99).unwrap();
-    let QueryOutcome::Answered { pushes, .. } = node.machine.query(Some(client.session), b"P").unwrap() else { panic!() };
+    let QueryOutcome::Answered { pushes, .. } = node.machine.query(Some(client.session), b"P").unwrap() else {
+        panic!()
+    };
     assert_eq!(pushes, [Push { to: client.session.0, payload: bytes::Bytes::from_static(&[64]) }]);
     assert_eq!(node.machine.pushes_after(Default::default(), 99).unwrap(), retained);
 }

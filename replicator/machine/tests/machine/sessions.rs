@@ -40,10 +40,8 @@ fn unknown_and_foreign_sessions_are_refused() {
     assert_eq!(refusal_of(node.send_as(&unknown, 1, 1, b"c").outcome), Refusal::SessionExpired);
     assert_eq!(refusal_of(node.send_as(&foreign, 1, 1, b"c").outcome), Refusal::LineageMismatch);
     assert!(!keep(&mut node, &unknown));
-    for command in [
-        Command::KeepAlive { session: foreign.session },
-        Command::CloseSession { session: foreign.session },
-    ] {
+    for command in [Command::KeepAlive { session: foreign.session }, Command::CloseSession { session: foreign.session }]
+    {
         assert_eq!(refusal_of(node.apply(command).outcome), Refusal::LineageMismatch);
     }
     let close = Command::CloseSession { session: unknown.session };

@@ -184,7 +184,8 @@ impl Cluster {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             let nodes = self.survey().await;
-            let primary = nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == NodeState::Primary);
+            let primary =
+                nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == NodeState::Primary);
             let index = primary.and_then(|primary| self.nodes.iter().position(|node| node.name == primary.node_id));
             if let Some(index) = index {
                 return Ok(index);

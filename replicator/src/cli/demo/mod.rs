@@ -68,7 +68,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
         }
         Err(error) => {
             let kept = cluster.dir().display().to_string();
-            Err(Failure::Failed(error.context(format!("the demo failed; the nodes' folders and logs are kept in {kept}"))))
+            Err(Failure::Failed(
+                error.context(format!("the demo failed; the nodes' folders and logs are kept in {kept}")),
+            ))
         }
     }
 }
@@ -79,8 +81,12 @@ fn bundled_module(name: &str) -> anyhow::Result<PathBuf> {
     let folder = here.parent().unwrap_or(Path::new("."));
     let places = [folder.join("modules"), folder.join("../modules"), folder.join("../share/replicator/modules")];
     let found = places.iter().map(|place| place.join(name)).find(|file| file.is_file());
-    found.ok_or_else(|| anyhow!("{name} is not beside this program (looked in {}); run `make`, or give --module",
-        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")))
+    found.ok_or_else(|| {
+        anyhow!(
+            "{name} is not beside this program (looked in {}); run `make`, or give --module",
+            places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 /// Says a step that has held.
@@ -102,7 +108,8 @@ async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
     status::print(&nodes)?;
     let endpoints = cluster.endpoints().join(",");
     let pids: Vec<String> = cluster.pids().map(|(node, pid)| format!("kill -9 {pid}    # {node}")).collect();
-    println!("
+    println!(
+        "
 {} nodes serve in {}. In other terminals:
 
   export CHAT_ENDPOINTS={endpoints} REPLICATOR_ENDPOINTS={endpoints}
@@ -116,7 +123,11 @@ Kill any minority of them and go on; each comes back after five seconds:
 
   {}
 
-Ctrl-C ends it all.", nodes.len(), cluster.dir().display(), pids.join("\n  "));
+Ctrl-C ends it all.",
+        nodes.len(),
+        cluster.dir().display(),
+        pids.join("\n  ")
+    );
     loop {
         let died = cluster.wait_for_death().await?;
         blow(&format!("{} died ({}); the others go on, and it comes back in 5 s", died.node, died.how));

@@ -179,7 +179,10 @@ pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result
 
     let mut account = Account::default();
     account.check(&chat.run("bob", &["messages"]).await?, acknowledged.iter().map(|(line, id)| (*id, text(*line))))?;
-    account.check(&chat.run("alice", &["messages"]).await?, answers.iter().zip(1..).map(|(id, line)| (*id, answer(line))))?;
+    account.check(
+        &chat.run("alice", &["messages"]).await?,
+        answers.iter().zip(1..).map(|(id, line)| (*id, answer(line))),
+    )?;
     ensure(account.lost == 0 && account.doubled == 0 && account.unknown == 0, || account.to_string())?;
     step(&format!("every acknowledged message is in its mailbox, once: {account}"));
 

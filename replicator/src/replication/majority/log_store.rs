@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::{
     OptionalSend, RaftLogReader,
     storage::{IOFlushed, LogState, RaftLogStorage},
@@ -79,6 +80,23 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         self.entries(start, end, READ_BYTES_MAX)
+    }
+
+    /// In pieces: at a start, the range is the whole log.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + fmt::Debug + OptionalSend,
+    {
+        let (from, to) = range_of(&range);
+        let store = self.clone();
+        let pieces = stream::try_unfold(from, move |from| {
+            let piece = if from < to { store.entries(from, to, READ_BYTES_MAX) } else { Ok(Vec::new()) };
+            std::future::ready(piece.map(|piece| {
+                let last = piece.last()?.log_id.index;
+                Some((stream::iter(piece.into_iter().map(Ok)), last + 1))
+            }))
+        });
+        pieces.try_flatten().boxed()
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

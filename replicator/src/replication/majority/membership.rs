@@ -51,12 +51,18 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
         if let Some(alive) = alive(&metrics, &old) {
             return accepted(format!("waits: disk {alive} of the same name answers again"));
         }
-        let change =
-            ChangeMembers::Batch(vec![ChangeMembers::AddVoterIds([join.disk].into()), ChangeMembers::RemoveVoters(old.into_iter().collect())]);
-        return match raft.change_membership(change, false).await {
-            Ok(_) => accepted("votes".into()),
-            Err(error) => accepted(format!("waits to become a voter: {error}")),
-        };
+        let change = ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds([join.disk].into()),
+            ChangeMembers::RemoveVoters(old.into_iter().collect()),
+        ]);
+        // On its own: were it dropped with the peer's call, the change could stop half way.
+        let (raft, disk) = (raft.clone(), join.disk);
+        tokio::spawn(async move {
+            if let Err(error) = raft.change_membership(change, false).await {
+                tracing::warn!(%disk, %error, "making a learner a voter failed; it asks again");
+            }
+        });
+        return accepted("becomes a voter".into());
     }
 
     let old = old_disks(&members, &join);
@@ -74,6 +80,31 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
     }
 }
 
+/// Finishes changes of voters that their primary left half way, when this replica is the primary.
+pub(super) async fn finish_changes(raft: MajorityRaft) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let (leads, joint) = {
+            let now = metrics.borrow_watched();
+            let joint = now.membership_config.membership().get_joint_config().clone();
+            (now.current_leader == Some(now.id), joint)
+        };
+        let waited = tokio::time::timeout(SILENCE, metrics.changed()).await;
+        match waited {
+            Ok(Err(_)) => return, // The group has stopped.
+            // Still joint after all that time: whoever began it has gone.
+            Err(_) if leads && joint.len() > 1 => {
+                let voters = joint.last().cloned().unwrap_or_default();
+                tracing::info!(?voters, "finishing a change of voters");
+                if let Err(error) = raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await {
+                    tracing::warn!(%error, "finishing a change of voters failed; trying again");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn old_disks(members: &[Member], join: &Join) -> Vec<DiskId> {
     members.iter().filter(|m| m.node == join.node && m.disk != join.disk).map(|m| m.disk).collect()
 }
@@ -81,7 +112,8 @@ fn old_disks(members: &[Member], join: &Join) -> Vec<DiskId> {
 /// A disk among `disks` that has answered a heartbeat lately: its node is not to be replaced.
 fn alive(metrics: &openraft::RaftMetrics<super::types::TypeConfig>, disks: &[DiskId]) -> Option<DiskId> {
     let heartbeats = metrics.heartbeat.as_ref()?;
-    disks.iter().copied().find(|disk| {
-        heartbeats.get(disk).and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < SILENCE)
-    })
+    disks
+        .iter()
+        .copied()
+        .find(|disk| heartbeats.get(disk).and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < SILENCE))
 }

@@ -16,7 +16,9 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
-use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::watch::WatchReceiver as _};
+use openraft::{
+    Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::watch::WatchReceiver as _,
+};
 use replicator_storage::Log;
 use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec};
 use tokio::sync::{oneshot, watch};
@@ -127,6 +129,7 @@ async fn build(parts: Parts, peers: Peers, config: Arc<Config>) -> io::Result<(M
     let store = LogStore::new(parts.log, parts.votes)?;
     let machine = StateMachine::new(parts.sink);
     let raft = Raft::new(parts.disk, config, links, store, machine).await.map_err(io::Error::other)?;
+    tokio::spawn(membership::finish_changes(raft.clone()));
     let (publish, view) = watch::channel(view_of(&raft));
     let watched = raft.clone();
     tokio::spawn(async move {
@@ -167,6 +170,7 @@ impl Strategy for Majority {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let matched = metrics.replication.unwrap_or_default();
         Progress {
+            quorum_silent_for: metrics.last_quorum_acked.map(|at| at.elapsed()),
             committed: metrics.cluster_committed.map(|id| LogIndex(id.index)),
             matched: matched.into_iter().filter_map(|(disk, id)| Some((disk, LogIndex(id?.index)))).collect(),
         }
@@ -234,10 +238,7 @@ impl Strategy for Majority {
         membership::join(&self.raft, self.disk, join).boxed()
     }
 
-    fn on_append(
-        &self,
-        payloads: BoxStream<'static, Bytes>,
-    ) -> BoxStream<'static, Result<Bytes, PeerMessageError>> {
+    fn on_append(&self, payloads: BoxStream<'static, Bytes>) -> BoxStream<'static, Result<Bytes, PeerMessageError>> {
         // What can't be read ends the stream: the sender opens another one and finds out where it stands.
         let requests = payloads.map(|bytes| codec::decode::<WireAppend>(&bytes));
         let requests = requests.take_while(|decoded| {
@@ -278,6 +279,3 @@ impl Strategy for Majority {
 fn decoded<T: codec::Format>(payload: &[u8]) -> Result<T, PeerMessageError> {
     codec::decode(payload).map_err(|error| PeerMessageError::Malformed(error.to_string()))
 }
-
-
-

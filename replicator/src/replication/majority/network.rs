@@ -80,7 +80,12 @@ impl Link {
         self.channel.as_ref().map_err(unreachable)
     }
 
-    async fn ask(&self, pre_vote: bool, request: VoteRequest<TypeConfig>, bound: Duration) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn ask(
+        &self,
+        pre_vote: bool,
+        request: VoteRequest<TypeConfig>,
+        bound: Duration,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         let payload = codec::encode(&WireVote(request)).into();
         let answer = self.channel()?.vote(self.envelope, pre_vote, payload, bound).await.map_err(|e| network(&e))?;
         Ok(decoded::<WireVoted>(&answer)?.0)
@@ -101,7 +106,8 @@ impl Link {
         exchange.requests.send(payload).await.map_err(|_| closed())?;
         let answers = exchange.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
         let answer = tokio::time::timeout(bound, answers.next()).await;
-        let answer = answer.map_err(|_| TransportError::Unreachable("no answer in time".into()))?.ok_or_else(closed)??;
+        let answer =
+            answer.map_err(|_| TransportError::Unreachable("no answer in time".into()))?.ok_or_else(closed)??;
         self.exchange = Some(exchange);
         Ok(answer)
     }

@@ -173,4 +173,3 @@ wire!(
     WireTransfer(TransferLeaderRequest<TypeConfig>),
     "transfer request"
 );
-

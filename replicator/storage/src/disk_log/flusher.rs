@@ -18,7 +18,8 @@ use raft_log::api::raft_log_writer::RaftLogWriter;
 use replicator_types::Position;
 
 use super::{
-    Core, Shared,
+    Shared,
+    core::Core,
     watermark::{Watermark, WatermarkFile},
 };
 use crate::{Durable, StorageError};

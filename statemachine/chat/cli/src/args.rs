@@ -155,7 +155,7 @@ pub(crate) struct Send {
     #[arg(long, conflicts_with = "text")]
     pub(crate) stdin: bool,
     /// How many lines may be on their way at once; one by default. They arrive in order all the same.
-    #[arg(long, value_name = "N", requires = "stdin",
+    #[arg(long, value_name = "N", requires = "stdin", conflicts_with = "text",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) window: Option<u32>,
 }

@@ -1,0 +1,69 @@
+# replicator: `make help` says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := all
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+WASM := wasm32-unknown-unknown
+MODULES := chat echo counter
+WASM_DIR := $(TARGET_DIR)/$(WASM)/wasm
+MODULES_DIR := $(TARGET_DIR)/modules
+NATIVE := -p replicator -p chat
+
+# $(call timed,what,command): runs the command, and says how long it took.
+timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
+
+.PHONY: all help target modules build demo test verify fix bench clean
+
+all: modules build ## Build the wasm modules, and the programs `replicator` and `chat`, into target/release
+	@echo "built target/release/replicator and target/release/chat; next: make demo, or target/release/replicator --help"
+
+help: ## Show this
+	@echo "replicator: a wasm state machine, identical on several machines"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
+
+target:
+	@if command -v rustup >/dev/null; then \
+	  rustup target list --installed | grep -qx $(WASM) || rustup target add $(WASM); \
+	elif [ ! -d "$$(rustc --print sysroot)/lib/rustlib/$(WASM)" ]; then \
+	  echo "this Rust can't build $(WASM); install rustup, or your distribution's wasm target for Rust"; exit 1; \
+	fi
+
+modules: target ## Build the wasm modules into target/modules
+	$(call timed,modules,$(CARGO) build --locked --profile wasm --target $(WASM) $(MODULES:%=-p %-module))
+	@mkdir -p $(MODULES_DIR)
+	@for m in $(MODULES); do cp $(WASM_DIR)/$${m}_module.wasm $(MODULES_DIR)/$$m.wasm; done
+
+build:
+	$(call timed,programs,$(CARGO) build --locked --release $(NATIVE))
+
+demo: modules build ## Watch a replicated chat survive the death of its primary
+	$(call timed,demo,$(TARGET_DIR)/release/replicator demo --script)
+	@echo
+	@echo "Now your turn: $(TARGET_DIR)/release/replicator demo     starts three nodes and says what to type."
+	@echo "               $(TARGET_DIR)/release/replicator demo --script --nodes 5     loses two nodes at once."
+
+test: modules build ## Run every test: unit, property, golden, and end to end with real processes
+	$(call timed,tests,$(CARGO) test --locked --release --workspace --no-fail-fast)
+
+verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
+	$(CARGO) fmt --all --check
+	$(call timed,clippy,$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings)
+	./tests/floors.sh
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --offline check bans licenses sources; \
+	else \
+	  echo "skipped: licences and bans of dependencies (cargo install cargo-deny; then make verify checks deny.toml)"; \
+	fi
+
+fix: ## Format, and apply what clippy can mend
+	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+bench: modules ## Measure the machine: guest calls, session table, digest; and the log
+	$(CARGO) bench --locked -p replicator-machine
+	$(CARGO) bench --locked -p replicator-storage
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
