@@ -1,1 +1,28 @@
-//! (being written)
+//! End-to-end tests: clusters of real processes on this machine, killed, stopped, damaged and lied to.
+//!
+//! A test is a [`scenario`]: it gets a folder of its own, and when it fails, the folder with the nodes' logs is kept and printed
+//! together with the command that runs that one test again. Nodes are the built programs, found in the target folder, on free
+//! ports of 127.0.0.1; they die with the test, however that ends. One cluster runs at a time, also across test
+//! processes: on two cores, several at once would hold up each other's elections.
+//!
+//! Tests wait for conditions ([`until`]) and never for a time to pass.
+
+mod cluster;
+mod command;
+mod load;
+mod node;
+mod ports;
+mod programs;
+mod scenario;
+mod wait;
+mod wire;
+
+pub use cluster::Cluster;
+pub use command::{Ran, run};
+pub use load::Load;
+pub use node::NodeProcess;
+pub use ports::free_ports;
+pub use programs::{chat, module, replicator};
+pub use scenario::{Scenario, scenario};
+pub use wait::{PATIENCE, until, until_within};
+pub use wire::{Requests, last_sequence, metadata, reason, request, within};

@@ -141,6 +141,8 @@
     (memory.fill (i32.const 512) (i32.const 0xff) (i32.const 16))
     (global.set $calls (i64.const 999))
     (global.set $mean (f64.const nan))
+    (if (i32.eq (local.get $op) (i32.const 0x57)) (then ;; W: all of it
+      (memory.fill (i32.const 512) (i32.const 0xff) (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 512)))))
     (if (i32.eq (local.get $op) (i32.const 0x75)) (then unreachable)) ;; u
     (if (i32.eq (local.get $op) (i32.const 0x70)) (then (call $panic_text) unreachable)) ;; p
     (if (i32.eq (local.get $op) (i32.const 0x6c)) (then (loop $ever (br $ever)))) ;; l

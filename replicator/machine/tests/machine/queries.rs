@@ -6,7 +6,7 @@ use replicator_machine::{Push, QueryOutcome, RequestResult, TrapKind};
 use crate::harness::*;
 
 /// Queries that write all over memory and globals: and return, trap, panic, loop or grow.
-const WRITING: [&[u8]; 5] = [b"w", b"u", b"p", b"l", b"g"];
+const WRITING: [&[u8]; 6] = [b"w", b"W", b"u", b"p", b"l", b"g"];
 
 #[test]
 fn a_query_that_writes_traps_or_grows_changes_nothing() {
@@ -26,6 +26,21 @@ fn a_query_that_writes_traps_or_grows_changes_nothing() {
     }
     let mut replayed = node.replayed(&hostile());
     assert_eq!(replayed.machine.state_hash(), node.machine.state_hash());
+}
+
+#[test]
+fn a_query_that_writes_more_than_is_copied_back_changes_nothing() {
+    let mut node = Node::new();
+    let mut client = node.open();
+    assert_eq!(number(&node.reply(&mut client, b"m")), 8);
+    let hash = node.machine.state_hash();
+    for round in 3..6 {
+        assert_eq!(number(&node.query_reply(b"W")), u64::MAX);
+        assert_eq!(number(&node.query_reply(b"c")), round - 1);
+        assert_eq!(node.machine.state_hash() == hash, round == 3);
+        assert_eq!(number(&node.reply(&mut client, b"c")), round);
+        assert_eq!(number(&node.query_reply(b"c")), round);
+    }
 }
 
 #[test]
@@ -116,7 +131,7 @@ proptest! {
 
     #[test]
     fn any_queries_between_any_requests_change_nothing(steps in prop::collection::vec((
-        prop::sample::select(&b"ecmguPn"[..]), prop::collection::vec(prop::sample::select(&b"cksPwuplg"[..]), 0..6)), 1..12)
+        prop::sample::select(&b"ecmguPn"[..]), prop::collection::vec(prop::sample::select(&b"cksPwWuplg"[..]), 0..6)), 1..12)
     ) {
         let (mut asked, mut quiet) = (Node::new(), Node::new());
         let (mut a, mut b) = (asked.open(), quiet.open());
