@@ -27,7 +27,7 @@ pub enum Error {
     #[error("no endpoint was given; name at least one node as host:port")]
     NoEndpoints,
     /// No node could serve the call before the deadline, and nothing was done.
-    #[error("no node could answer within {waited:.1?} ({attempts} attempts at {endpoints}): {}", words(.cause))]
+    #[error("{}{}", tried(*waited, *attempts, endpoints), words(.cause))]
     Unavailable {
         /// How long it was tried.
         waited: Duration,
@@ -148,6 +148,14 @@ pub enum Error {
 }
 
 /// What a status says, without its names for programs.
+/// What led to the cause; nothing if that was the only attempt.
+fn tried(waited: Duration, attempts: u32, endpoints: &str) -> String {
+    if attempts < 2 {
+        return String::new();
+    }
+    format!("no node could answer within {waited:.1?} ({attempts} attempts at {endpoints}); the last said: ")
+}
+
 fn words(status: &Status) -> String {
     match status.message() {
         "" => status.code().to_string(),

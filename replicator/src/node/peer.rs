@@ -115,7 +115,11 @@ impl Node {
     /// Takes entries that a follower's clients gave it. False: this node isn't the primary.
     pub(crate) async fn on_propose(&self, running: &Running, entries: Vec<Bytes>) -> bool {
         match running.strategy.propose(entries).await {
-            Ok(_) => true, // If they come to nothing, the follower repeats them: it never sees them applied.
+            Ok(result) => {
+                // If they come to nothing, the follower repeats them: it never sees them applied.
+                tokio::spawn(result);
+                true
+            }
             Err(error) => {
                 tracing::debug!(%error, "refused a follower's entries");
                 false

@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow, bail};
 use futures::future::select_all;
 use replicator_client::Client;
 use replicator_proto::replicator::v1::{self as pb, NodeState};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::cli::{
     init,
@@ -30,6 +30,8 @@ struct Node {
     client_address: String,
     peer_address: String,
     child: Option<Child>,
+    /// Held, because a child that is waited for loses its own handle, and a node ends with its standard input.
+    stdin: Option<ChildStdin>,
 }
 
 /// A cluster of child processes, which die with this one.
@@ -64,6 +66,7 @@ impl Cluster {
                 client_address: format!("127.0.0.1:{}", ports[2 * i]),
                 peer_address: format!("127.0.0.1:{}", ports[2 * i + 1]),
                 child: None,
+                stdin: None,
             })
             .collect();
         for node in &nodes {
@@ -130,7 +133,9 @@ impl Cluster {
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("REPLICATOR_")) {
             command.env_remove(key);
         }
-        node.child = Some(command.spawn().context("can't start a node")?);
+        let mut child = command.spawn().context("can't start a node")?;
+        node.stdin = child.stdin.take();
+        node.child = Some(child);
         Ok(())
     }
 
@@ -230,7 +235,7 @@ impl Cluster {
     pub(super) async fn stop(&mut self) {
         for node in &mut self.nodes {
             if let Some(mut child) = node.child.take() {
-                drop(child.stdin.take());
+                drop(node.stdin.take());
                 if tokio::time::timeout(Duration::from_secs(3), child.wait()).await.is_err() {
                     let _ = child.kill().await;
                 }

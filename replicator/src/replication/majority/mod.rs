@@ -199,8 +199,15 @@ impl Strategy for Majority {
             let commands = entries.into_iter().map(|encoded| Command(types::command(&encoded)));
             let written = self.raft.client_write_many(commands).await;
             let mut results = written.map_err(|fatal| ProposeError::Stopped(fatal.to_string()))?;
-            // A refusal comes at once and for all; the results of what was taken come when it is applied.
-            Ok(async move { Rejected(matches!(results.next().await, Some(Ok(Err(_)) | Err(_)))) }.boxed())
+            // A refusal comes at once; the results of what was taken come, in order, when it is applied.
+            let result = async move {
+                let mut rejected = false;
+                while let Some(result) = results.next().await {
+                    rejected |= !matches!(result, Ok(Ok(_)));
+                }
+                Rejected(rejected)
+            };
+            Ok(result.boxed())
         }
         .boxed()
     }
