@@ -9,6 +9,9 @@ WASM := wasm32-unknown-unknown
 MODULES := chat echo counter
 WASM_DIR := $(TARGET_DIR)/$(WASM)/wasm
 MODULES_DIR := $(TARGET_DIR)/modules
+# A panic message holds its source's path: the same module must come out of every checkout.
+CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
+MODULE_FLAGS := --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_DIR)/registry/src=registry
 NATIVE := -p replicator -p chat
 
 # $(call timed,what,command): runs the command, and says how long it took.
@@ -31,7 +34,7 @@ target:
 	fi
 
 modules: target ## Build the wasm modules into target/modules
-	$(call timed,modules,$(CARGO) build --locked --profile wasm --target $(WASM) $(MODULES:%=-p %-module))
+	$(call timed,modules,CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$(MODULE_FLAGS)" $(CARGO) build --locked --profile wasm --target $(WASM) $(MODULES:%=-p %-module))
 	@mkdir -p $(MODULES_DIR)
 	@for m in $(MODULES); do cp $(WASM_DIR)/$${m}_module.wasm $(MODULES_DIR)/$$m.wasm; done
 

@@ -83,13 +83,14 @@ impl Cluster {
         (0..self.len()).filter(|&other| other != index).collect()
     }
 
-    /// A new client of all nodes, which doesn't give up before the test does.
+    /// A new client of all nodes, which is slow to give up and quick to ask another node.
     ///
     /// # Errors
     /// Never: the addresses are good.
     pub fn client(&self) -> Result<Client> {
         let addresses = self.nodes.iter().map(|node| node.client_address.clone());
-        Ok(Client::builder().endpoints(addresses).deadline(Duration::from_secs(30)).build()?)
+        let client = Client::builder().endpoints(addresses).deadline(Duration::from_secs(30));
+        Ok(client.attempt_timeout(Duration::from_millis(500)).build()?)
     }
 
     /// A new client of one node.

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, TryLockError},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -25,6 +25,7 @@ pub struct Scenario {
     dir: TempDir,
     turn: RefCell<Option<File>>,
     clusters: Cell<usize>,
+    began: Cell<Instant>,
 }
 
 /// Runs `body` as a test. When it fails, keeps its folder, and says where that is and how to run the test again.
@@ -38,17 +39,15 @@ where
     let name = type_name::<F>().trim_end_matches("::{{closure}}");
     let (file, test) = name.split_once("::").unwrap_or(("", name));
     let dir = tempfile::Builder::new().prefix(&format!("replicator-{file}-")).tempdir().expect("a temporary folder");
-    let scenario = Scenario { dir, turn: RefCell::new(None), clusters: Cell::new(0) };
+    let scenario = Scenario { dir, turn: RefCell::new(None), clusters: Cell::new(0), began: Cell::new(Instant::now()) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let ended = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let hung = || Err(anyhow!("the test did not end within {} s", TEST_MAX.as_secs()));
-            let body = async {
-                let done = tokio::time::timeout(TEST_MAX, body(&scenario)).await;
-                done.unwrap_or_else(|_| hung())
-            };
-            body.await
+            tokio::select! {
+                done = body(&scenario) => done,
+                () = scenario.hung() => Err(anyhow!("the test did not end within {} s", TEST_MAX.as_secs())),
+            }
         })
     }));
     runtime.shutdown_background();
@@ -70,6 +69,13 @@ where
 }
 
 impl Scenario {
+    /// Ends when the test has had its turn for too long.
+    async fn hung(&self) {
+        while self.began.get().elapsed() < TEST_MAX || self.clusters.get() == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// The test's folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -104,6 +110,7 @@ impl Scenario {
         })
         .await?;
         self.turn.replace(Some(file));
+        self.began.set(Instant::now());
         Ok(())
     }
 

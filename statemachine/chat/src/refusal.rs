@@ -46,6 +46,10 @@ impl Refusal {
         Self::new(ChatErrorCode::MailboxFull, message)
     }
 
+    pub(crate) fn limit_reached(message: &'static str) -> Self {
+        Self::new(ChatErrorCode::LimitReached, message)
+    }
+
     /// Answers with this refusal.
     pub(crate) fn reply(self, output: &mut Output) {
         let error = ChatError { code: self.code.into(), message: self.message.into_owned() };

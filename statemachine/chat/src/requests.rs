@@ -49,7 +49,7 @@ impl Chat {
             return Err(Refusal::account_exists());
         }
         if self.accounts.len() as u64 >= self.config.accounts_max {
-            return Err(Refusal::invalid("there are as many accounts as there may be; delete one that isn't needed"));
+            return Err(Refusal::limit_reached("there are as many accounts as there may be; delete one that isn't needed"));
         }
         self.accounts.add(&register.account, key);
         reply(output, chat_response::Result::Registered(Registered {}));
@@ -68,7 +68,7 @@ impl Chat {
             return Err(Refusal::wrong_password());
         }
         if current.is_none() && account.sessions.len() as u64 >= self.config.account_sessions_max {
-            return Err(Refusal::invalid("the account is logged in as often as it may be; log out another session"));
+            return Err(Refusal::limit_reached("the account is logged in as often as it may be; log out another session"));
         }
         let unread = account.mailbox.unread_len() as u64;
         let identity = self.accounts.identity(account.id).expect("an account has an identity");
@@ -100,7 +100,7 @@ impl Chat {
         }
         let stored_bytes = self.stored_bytes + stored_bytes(&send.text);
         if stored_bytes > self.config.stored_bytes_max {
-            return Err(Refusal::mailbox_full(
+            return Err(Refusal::limit_reached(
                 "all mailboxes together are full; try again when some have been deleted",
             ));
         }

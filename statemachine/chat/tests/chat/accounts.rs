@@ -57,7 +57,7 @@ fn too_many_accounts_are_refused() {
     let session = world.connect();
     world.ask(session, register("a"));
     world.ask(session, register("b"));
-    assert_eq!(world.refused(session, register("c")), Code::Invalid);
+    assert_eq!(world.refused(session, register("c")), Code::LimitReached);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn too_many_sessions_of_an_account_are_refused() {
     let first = world.newcomer("ada");
     world.another_session("ada");
     let third = world.connect();
-    assert_eq!(world.refused(third, login(third, "ada", "ada")), Code::Invalid);
+    assert_eq!(world.refused(third, login(third, "ada", "ada")), Code::LimitReached);
     world.ask(first, login(first, "ada", "ada"));
     world.ask(first, Action::Logout(Logout {}));
     world.ask(third, login(third, "ada", "ada"));

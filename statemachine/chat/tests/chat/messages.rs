@@ -101,7 +101,7 @@ fn all_mailboxes_together_have_a_bound() {
     for i in 0..15 {
         world.send(ada, if i % 2 == 0 { "ada" } else { "bob" }, &text);
     }
-    assert_eq!(world.refused(ada, send("bob", &text)), Code::MailboxFull);
+    assert_eq!(world.refused(ada, send("bob", &text)), Code::LimitReached);
     world.ask(bob, Action::DeleteAccount(Default::default()));
     world.send(ada, "ada", &text);
 }
