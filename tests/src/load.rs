@@ -72,7 +72,11 @@ impl Load {
         let goal = self.acknowledged() + count;
         until(&format!("{} acknowledgements of {}", goal, self.name), async || {
             let acknowledged = self.acknowledged();
-            ensure!(acknowledged >= goal, "{acknowledged} have come, and the load has ended: {}", self.task.is_finished());
+            ensure!(
+                acknowledged >= goal,
+                "{acknowledged} have come, and the load has ended: {}",
+                self.task.is_finished()
+            );
             Ok(())
         })
         .await

@@ -62,7 +62,7 @@ where
         kept.display()
     );
     match ended {
-        Ok(Err(error)) => panic!("{error:?}"),
+        Ok(Err(error)) => panic!("{error:#}"), // Without a backtrace, which says nothing about an await.
         Err(panicked) => resume_unwind(panicked),
         Ok(Ok(())) => {}
     }

@@ -66,7 +66,9 @@ fn flipped_byte_in_the_log_is_refused_at_its_offset_and_rejoin_heals() {
         let whole = fs::read(&log)?;
         for at in [1, whole.len() / 2, whole.len() - 1] {
             flip(&log, at)?;
-            refuses(&mut cluster, node, &log, &["byte "]).await.with_context(|| format!("byte {at} of {}", whole.len()))?;
+            refuses(&mut cluster, node, &log, &["byte "])
+                .await
+                .with_context(|| format!("byte {at} of {}", whole.len()))?;
             fs::write(&log, &whole)?;
         }
         flip(&log, whole.len() / 3)?;

@@ -143,7 +143,10 @@ fn primary_stopped_and_continued_reads_nothing_stale_and_doubles_no_write() {
                 let ExecuteResponse { response, log_index, state_digest, .. } = held.into_inner();
                 let same = (response, log_index, state_digest)
                     == (answered.response.clone(), answered.log_index, answered.state_digest);
-                ensure!(same, "the repeat was answered otherwise, at {log_index} with {state_digest}, not {answered:?}");
+                ensure!(
+                    same,
+                    "the repeat was answered otherwise, at {log_index} with {state_digest}, not {answered:?}"
+                );
             }
             Err(status) => ensure!(status.code() == Code::Unavailable, "{status:?}"),
         }

@@ -213,7 +213,8 @@ fn node_led_to_the_peers_of_another_cluster_takes_no_part_and_says_why() {
         // n3 of ours, with n1 and n2 of theirs as its peers.
         ours[2].configure([&theirs[0], &theirs[1]].into_iter())?;
         ours[2].start(&[])?;
-        let status = ours.wait_status(2, "hears the refusal", |status| status.detail.contains("belongs to cluster")).await?;
+        let status =
+            ours.wait_status(2, "hears the refusal", |status| status.detail.contains("belongs to cluster")).await?;
         ensure!(status.state() == NodeState::Checking, "{status:?}");
         let refused = ours.node(2).await?.query(QueryRequest::default()).await.expect_err("it answered a query");
         ensure!(reason(&refused) == Some(ErrorReason::NotReady), "{refused:?}");

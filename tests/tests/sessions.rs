@@ -1,6 +1,10 @@
 //! Exactly once, over raw gRPC: what a client in any language may rely on, and what it is told when it errs.
 
-use std::{future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -55,6 +59,13 @@ fn acked(message: ExecuteRequest, acked_below: u64) -> ExecuteRequest {
     ExecuteRequest { acked_below, ..message }
 }
 
+/// The id of a session that this cluster may have given out and never has.
+fn unknown(session: &Bytes) -> Bytes {
+    let mut id = session.to_vec();
+    id[15] ^= 0xff;
+    id.into()
+}
+
 #[test]
 fn duplicate_at_every_node_returns_the_stored_outcome() {
     scenario(async |s| {
@@ -75,7 +86,8 @@ fn duplicate_at_every_node_returns_the_stored_outcome() {
         cluster.wait_all_serve().await?;
         for index in 0..3 {
             let mut node = cluster.node(index).await?;
-            let again = until("the cluster answers", async || execute(&mut node, request(&session, 1, "add x 1")).await);
+            let again =
+                until("the cluster answers", async || execute(&mut node, request(&session, 1, "add x 1")).await);
             let again = again.await?;
             ensure!(stored(&again) == stored(&first), "{again:?} after {first:?}");
         }
@@ -89,10 +101,12 @@ fn gap_has_no_effect_and_resending_in_order_works() {
         let cluster = s.cluster(3, &module("counter")).await?;
         let mut nodes = nodes(&cluster).await?;
         let session = nodes[0].session(0).await?;
-        refused(nodes[1].execute(request(&session, 2, "add x 1")), Code::FailedPrecondition, Reason::SequenceGap).await?;
+        refused(nodes[1].execute(request(&session, 2, "add x 1")), Code::FailedPrecondition, Reason::SequenceGap)
+            .await?;
         execute(&mut nodes[0], request(&session, 1, "add x 1")).await?;
         for node in &mut nodes {
-            let gap = refused(node.execute(request(&session, 3, "add x 5")), Code::FailedPrecondition, Reason::SequenceGap);
+            let gap =
+                refused(node.execute(request(&session, 3, "add x 5")), Code::FailedPrecondition, Reason::SequenceGap);
             ensure!(last_sequence(&gap.await?) == Some(1), "the refusal doesn't name the last sequence");
         }
         cluster.expect_counter("x", 1).await?;
@@ -133,7 +147,8 @@ fn unknown_or_closed_session_is_expired_and_never_made_by_the_way() {
     scenario(async |s| {
         let cluster = s.cluster(3, &module("counter")).await?;
         let mut nodes = nodes(&cluster).await?;
-        let unknown = Bytes::from_static(&[7; 16]);
+        let unknown = unknown(&nodes[0].session(0).await?);
+        let alien = Bytes::from_static(&[7; 16]);
         let closed = nodes[0].session(0).await?;
         execute(&mut nodes[0], request(&closed, 1, "add x 1")).await?;
         nodes[1].close_session(CloseSessionRequest { session_id: closed.clone() }).await?;
@@ -146,11 +161,14 @@ fn unknown_or_closed_session_is_expired_and_never_made_by_the_way() {
                 let keep = node.keep_alive(KeepAliveRequest { session_id: session.clone() });
                 refused(keep, Code::NotFound, Reason::SessionExpired).await?;
             }
+            // Its id says that it was opened in another history.
+            let call = node.execute(request(&alien, 1, "add x 1"));
+            refused(call, Code::FailedPrecondition, Reason::LineageMismatch).await?;
             node.close_session(CloseSessionRequest { session_id: unknown.clone() }).await?;
         }
         cluster.expect_counter("x", 1).await?;
         let sessions = cluster.status(0).await?.sessions;
-        ensure!(sessions == 0, "{sessions} sessions are open");
+        ensure!(sessions == 1, "{sessions} sessions are open");
         Ok(())
     });
 }
@@ -302,18 +320,20 @@ fn malformed_requests_are_told_so_at_every_node() {
     });
 }
 
-/// A raw stream: what is sent, and what comes back.
+/// A raw stream: what is sent, and what comes back, in the order of the requests.
 struct Stream {
     requests: mpsc::Sender<ExecuteStreamRequest>,
     results: Streaming<replicator_client::proto::ExecuteStreamResponse>,
-    got: std::collections::VecDeque<ExecuteResult>,
+    got: VecDeque<ExecuteResult>,
+    early: BTreeMap<u64, ExecuteResponse>,
+    seen: u64,
 }
 
 impl Stream {
     async fn open(node: &mut Node) -> Result<Self> {
         let (requests, outgoing) = mpsc::channel(64);
         let results = node.execute_stream(ReceiverStream::new(outgoing)).await?.into_inner();
-        Ok(Self { requests, results, got: Default::default() })
+        Ok(Self { requests, results, got: VecDeque::new(), early: BTreeMap::new(), seen: 0 })
     }
 
     async fn send(&self, requests: Vec<ExecuteRequest>) -> Result<()> {
@@ -328,12 +348,23 @@ impl Stream {
         }
         self.got.pop_front().context("nothing came")
     }
-}
 
-fn response(result: ExecuteResult) -> Result<(u64, ExecuteResponse)> {
-    match result.result {
-        Some(Executed::Response(response)) => Ok((result.sequence, response)),
-        other => anyhow::bail!("request {} came to {other:?}", result.sequence),
+    /// The answer of the next request, counted from 1. Results may overtake each other.
+    async fn in_order(&mut self) -> Result<(u64, ExecuteResponse)> {
+        self.seen += 1;
+        loop {
+            if let Some(answer) = self.early.remove(&self.seen) {
+                return Ok((self.seen, answer));
+            }
+            let result = self.next().await?;
+            match result.result {
+                Some(Executed::Response(answer)) if result.sequence >= self.seen => {
+                    let twice = self.early.insert(result.sequence, answer);
+                    ensure!(twice.is_none(), "request {} was answered twice", result.sequence);
+                }
+                other => anyhow::bail!("request {} came to {other:?} at {}", result.sequence, self.seen),
+            }
+        }
     }
 }
 
@@ -358,8 +389,7 @@ fn stream_of_thousands_executes_in_order_at_any_node() {
                     stream.send(batch.collect()).await?;
                     sent += BATCH;
                 }
-                let (sequence, answer) = response(stream.next().await?)?;
-                ensure!(sequence == seen + 1, "{sequence} came after {seen}");
+                let (sequence, answer) = stream.in_order().await?;
                 ensure!(answer.response == sequence.to_string(), "{sequence}: {answer:?}");
                 ensure!(answer.log_index > last_index, "{sequence} at {} after {last_index}", answer.log_index);
                 (seen, last_index) = (sequence, answer.log_index);
@@ -378,7 +408,7 @@ fn stream_tells_each_refusal_beside_the_good_results() {
         let mut node = cluster.node(1).await?;
         let session = node.session(0).await?;
         let mut stream = Stream::open(&mut node).await?;
-        let unknown = Bytes::from_static(&[9; 16]);
+        let unknown = unknown(&session);
         let cases = [
             (request(&session, 1, "add x 1"), None),
             (request(&session, 3, "add x 1"), Some((Code::FailedPrecondition, Reason::SequenceGap))),
@@ -424,7 +454,7 @@ fn client_that_dies_in_mid_stream_goes_on_elsewhere_without_a_double() {
                     stream.send((batch * 100 + 1..=batch * 100 + 100).map(|n| message(&session, n)).collect()).await?;
                 }
                 for _ in 0..10 {
-                    response(stream.next().await?)?;
+                    stream.in_order().await?;
                 }
                 if node_dies {
                     cluster.kill(&[at])?;
@@ -436,9 +466,9 @@ fn client_that_dies_in_mid_stream_goes_on_elsewhere_without_a_double() {
             for batch in 0..ALL / 100 {
                 stream.send((batch * 100 + 1..=batch * 100 + 100).map(|n| message(&session, n)).collect()).await?;
             }
-            for number in 1..=ALL {
-                let (sequence, answer) = response(stream.next().await?)?;
-                ensure!(sequence == number && answer.response == number.to_string(), "{number}: {sequence} {answer:?}");
+            for _ in 1..=ALL {
+                let (number, answer) = stream.in_order().await?;
+                ensure!(answer.response == number.to_string(), "{number}: {answer:?}");
             }
             if node_dies {
                 cluster.restart(at).await?;

@@ -85,7 +85,8 @@ impl Application {
         match self.live.apply(&header, payload, self.limits.apply_fuel) {
             Ok(called) => {
                 let call = Call { header, payload: payload.clone(), witness: called.witness };
-                self.journal.keep(call, &mut self.live);
+                let fuel = self.limits.apply_fuel - called.witness.fuel_left;
+                self.journal.keep(call, fuel, &mut self.live);
                 Ok(Ok(called.output))
             }
             Err(Failure::Trap(trap)) => {

@@ -58,7 +58,7 @@ pub(crate) struct Called {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Witness {
     list_hash: u64,
-    fuel_left: u64,
+    pub(crate) fuel_left: u64,
 }
 
 /// A mutable global's value, as bits.

@@ -16,6 +16,9 @@ const JOURNAL_BYTES_MIN: usize = 8 << 20;
 /// Or when there are more of them than this, and than one for each KiB of memory: bounds how long a rollback takes.
 const JOURNAL_CALLS_MIN: usize = 1 << 16;
 
+/// Or when they have burned this much fuel, about a second's worth: costly calls are few, and would replay for hours.
+const JOURNAL_FUEL_MAX: u64 = 1 << 30;
+
 /// All of the module's state at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Copy {
@@ -40,12 +43,13 @@ pub(crate) struct Journal {
     copy: Copy,
     calls: Vec<Call>,
     bytes: usize,
+    fuel: u64,
 }
 
 impl Journal {
     /// Begins with a copy of `guest`.
     pub(crate) fn new(guest: &mut Guest) -> Self {
-        let mut journal = Self { copy: Copy::default(), calls: Vec::new(), bytes: 0 };
+        let mut journal = Self { copy: Copy::default(), calls: Vec::new(), bytes: 0, fuel: 0 };
         journal.renew(guest);
         journal
     }
@@ -58,16 +62,18 @@ impl Journal {
         self.copy.globals.extend(guest.globals());
         self.copy.input = guest.input();
         self.calls.clear();
-        self.bytes = 0;
+        (self.bytes, self.fuel) = (0, 0);
     }
 
-    /// Keeps a call that ended well, and takes a new copy when that is due.
+    /// Keeps a call that ended well and burned `fuel`, and takes a new copy when that is due.
     #[inline]
-    pub(crate) fn keep(&mut self, call: Call, guest: &mut Guest) {
+    pub(crate) fn keep(&mut self, call: Call, fuel: u64, guest: &mut Guest) {
+        self.fuel += fuel;
         self.bytes += size_of::<Call>() + call.payload.len();
         self.calls.push(call);
         let memory = self.copy.memory.len();
-        if self.bytes > memory.max(JOURNAL_BYTES_MIN) || self.calls.len() > (memory >> 10).max(JOURNAL_CALLS_MIN) {
+        let long = self.calls.len() > (memory >> 10).max(JOURNAL_CALLS_MIN);
+        if long || self.bytes > memory.max(JOURNAL_BYTES_MIN) || self.fuel > JOURNAL_FUEL_MAX {
             self.renew(guest);
         }
     }

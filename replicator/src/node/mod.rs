@@ -141,6 +141,7 @@ pub struct Node {
     founding: mpsc::Sender<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,
     failed: watch::Sender<Option<String>>,
+    serving: watch::Sender<bool>,
 }
 
 impl Node {

@@ -169,6 +169,7 @@ impl Node {
             peers: Peers::new(seams.network.clone()),
             stage: watch::Sender::new(Stage::Blank("starting".into())),
             failed: watch::Sender::new(None),
+            serving: watch::Sender::new(false),
             log: Arc::new(log),
             config,
             seams,
@@ -179,6 +180,7 @@ impl Node {
             founding,
             adoptions,
         });
+        tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
         let starting = node.clone();
         tokio::spawn(async move {

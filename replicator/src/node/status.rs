@@ -1,15 +1,23 @@
 //! What a node tells of itself.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use replicator_storage::Log;
 use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
+use tokio::sync::watch;
 
 use super::{AppliedState, Node, NodeError, Stage, applier::Work};
 use crate::replication::{Member, Role};
 
 /// After this long without a quorum's answer, a primary says so. Healthy ones get one with each heartbeat.
 const QUORUM_SILENCE: Duration = Duration::from_secs(1);
+
+/// How often health is found out, and how long that may take.
+const HEALTH_PERIOD: Duration = Duration::from_millis(250);
+const HEALTH_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +117,19 @@ impl Node {
         status
     }
 
-    /// Whether clients are served: the history has begun, the machine goes on, and a primary confirms itself before `deadline`.
-    pub async fn serves(&self, deadline: Instant) -> bool {
-        let begun = self.applier.state.borrow().genesis.is_some();
-        begun && self.check_halted().is_ok() && self.read_index(deadline).await.is_ok()
+    /// Whether clients are served, as it changes: the history has begun, the machine goes on, and a primary confirms itself.
+    #[must_use]
+    pub fn serving(&self) -> watch::Receiver<bool> {
+        self.serving.subscribe()
+    }
+
+    pub(super) async fn watch_health(self: Arc<Self>) {
+        loop {
+            let begun = self.applier.state.borrow().genesis.is_some() && self.check_halted().is_ok();
+            let serves = begun && self.read_index(Instant::now() + HEALTH_TIMEOUT).await.is_ok();
+            self.serving.send_if_modified(|serving| std::mem::replace(serving, serves) != serves);
+            tokio::time::sleep(HEALTH_PERIOD).await;
+        }
     }
 
     /// The hash of the whole state, and the index it belongs to. Costs time in proportion to the state.

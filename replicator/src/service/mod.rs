@@ -14,7 +14,10 @@ use replicator_proto::replicator::v1::{
     self as pb, admin_service_server::AdminServiceServer, peer_service_server::PeerServiceServer,
     replicator_service_server::ReplicatorServiceServer,
 };
-use tonic::transport::{Server, server::Router};
+use tonic::{
+    server::NamedService as _,
+    transport::{Server, server::Router},
+};
 
 use self::{admin::AdminApi, client::ClientApi, peer::PeerApi};
 use crate::{
@@ -30,9 +33,6 @@ const STREAMS_MAX: u32 = 4_096;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take whatever its caller says.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// How often health is found out, and how long that may take.
-const HEALTH_PERIOD: Duration = Duration::from_millis(250);
-const HEALTH_TIMEOUT: Duration = Duration::from_millis(750);
 /// Bytes of a module that travel in one message.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -76,21 +76,16 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
     run(router, client.1, "clients");
 
     tokio::spawn(async move {
-        // Follows what the node can really do.
-        let mut serving = None;
+        use tonic_health::ServingStatus::{NotServing, Serving};
+        let mut serving = node.serving();
         loop {
-            let now = node.serves(Node::deadline(HEALTH_TIMEOUT)).await;
-            if serving != Some(now) {
-                serving = Some(now);
-                if now {
-                    reporter.set_serving::<ReplicatorServiceServer<ClientApi>>().await;
-                    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-                } else {
-                    reporter.set_not_serving::<ReplicatorServiceServer<ClientApi>>().await;
-                    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-                }
+            let status = if *serving.borrow_and_update() { Serving } else { NotServing };
+            for service in ["", ReplicatorServiceServer::<ClientApi>::NAME] {
+                reporter.set_service_status(service, status).await;
             }
-            tokio::time::sleep(HEALTH_PERIOD).await;
+            if serving.changed().await.is_err() {
+                return;
+            }
         }
     });
     Ok(Served { client_address: client.0, peer_address: peer.0 })

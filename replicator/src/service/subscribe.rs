@@ -20,6 +20,8 @@ use crate::node::{Node, NodeError, Subscribed, Target};
 
 /// How often a subscriber is told how far it is, if there is progress to tell.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How long a node may be without a primary before it sends its subscribers elsewhere: longer than an election.
+const CUT_OFF: Duration = Duration::from_secs(3);
 /// Topics of one subscription.
 const TOPICS_MAX: usize = 1_000;
 
@@ -93,6 +95,8 @@ impl Subscription {
             return;
         }
         let mut applied = self.node.applied();
+        let cut_off = self.cut_off();
+        tokio::pin!(cut_off);
         loop {
             // Read before the queue is emptied: every push up to here is in it by then.
             let reached = applied.borrow_and_update().index();
@@ -121,6 +125,12 @@ impl Subscription {
             let caught_up = PushCursor::end_of(reached.unwrap_or_default());
             tokio::select! {
                 () = self.events.closed() => return,
+                () = &mut cut_off => {
+                    let why = "this node has lost its primary, and may miss events; go on at another node";
+                    let error = NodeError::NotReady(why.to_owned());
+                    let _ = self.events.send(Err(ApiError::of(&self.node, error.into()).into())).await;
+                    return;
+                }
                 push = begun.pushes.recv() => if let Some(push) = push {
                     seen = push.cursor;
                     if !self.deliver(push).await {
@@ -134,6 +144,17 @@ impl Subscription {
                     }
                 }
                 _ = applied.changed(), if caught_up <= seen => {}
+            }
+        }
+    }
+
+    /// Ends when this node has not been able to serve for a while: its subscribers would wait in vain.
+    async fn cut_off(&self) {
+        let mut serving = self.node.serving();
+        loop {
+            let _ = serving.wait_for(|serving| !serving).await;
+            if tokio::time::timeout(CUT_OFF, serving.wait_for(|serving| *serving)).await.is_err() {
+                return;
             }
         }
     }

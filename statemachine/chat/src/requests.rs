@@ -49,7 +49,9 @@ impl Chat {
             return Err(Refusal::account_exists());
         }
         if self.accounts.len() as u64 >= self.config.accounts_max {
-            return Err(Refusal::limit_reached("there are as many accounts as there may be; delete one that isn't needed"));
+            return Err(Refusal::limit_reached(
+                "there are as many accounts as there may be; delete one that isn't needed",
+            ));
         }
         self.accounts.add(&register.account, key);
         reply(output, chat_response::Result::Registered(Registered {}));
@@ -68,7 +70,9 @@ impl Chat {
             return Err(Refusal::wrong_password());
         }
         if current.is_none() && account.sessions.len() as u64 >= self.config.account_sessions_max {
-            return Err(Refusal::limit_reached("the account is logged in as often as it may be; log out another session"));
+            return Err(Refusal::limit_reached(
+                "the account is logged in as often as it may be; log out another session",
+            ));
         }
         let unread = account.mailbox.unread_len() as u64;
         let identity = self.accounts.identity(account.id).expect("an account has an identity");
