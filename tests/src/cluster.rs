@@ -210,12 +210,16 @@ impl Cluster {
         what: &str,
         wanted: impl Fn(&StatusResponse) -> bool,
     ) -> Result<StatusResponse> {
-        until(&format!("{} {what}", self[index].name), async || {
+        let what = format!("{} {what}", self[index].name);
+        let reached = until(&what, async || {
             let status = self.status(index).await?;
             ensure!(wanted(&status), "{:?} {} {status:?}", status.state(), status.detail);
             Ok(status)
+        });
+        reached.await.with_context(|| {
+            let log = self[index].told(0).unwrap_or_default();
+            format!("{}'s log ends with: {}", self[index].name, log.lines().next_back().unwrap_or_default())
         })
-        .await
     }
 
     /// Waits until a node takes part, is a voter, knows a primary and has applied all that it knows to be committed.

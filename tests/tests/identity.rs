@@ -190,8 +190,9 @@ fn init_of_a_cluster_that_is_there_is_refused() {
         let before = cluster.status(0).await?;
         cluster.try_init(&module("echo"), &[]).await?.exits(1)?.complains_of(&["belongs to cluster", "already"])?;
         // Nor does it take a node away from its cluster for another one.
-        let blank = s.blank(2).await?;
-        let endpoints = format!("{},{}", blank.endpoints(), cluster[2].client_address);
+        let blank = s.blank(3).await?;
+        let three = [&blank[0], &blank[1], &cluster[2]].map(|node| node.client_address.as_str());
+        let endpoints = three.join(",");
         let module = module("echo").display().to_string();
         let init = ["init", "--endpoints", &endpoints, "--module", &module];
         let refused = run(&replicator_tests::replicator(), init, &[]).await?;

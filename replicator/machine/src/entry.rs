@@ -26,7 +26,7 @@ impl Format for Entry {
 pub enum Command {
     /// The first command of a history: which module runs, under which limits.
     Genesis(Box<Genesis>),
-    /// Opens a session, whose id is made of the lineage and the entry's seed.
+    /// Opens a session, whose id is made of the lineage, and the entry's seed and index.
     OpenSession {
         /// The time to live asked for; 0: the default. Microseconds of the session clock.
         ttl_us: u64,

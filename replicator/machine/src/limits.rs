@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a page of linear memory.
 pub const PAGE_BYTES: usize = 64 << 10;
 
+/// The greatest `request_bytes`: an entry must fit a log record and a message, with what is around it.
+pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
+
 /// A session lives at least this many ticks: the session clock may advance by two at once, so fewer could expire a
 /// session by the first tick after it was opened.
 pub const SESSION_TTL_TICKS_MIN: u64 = 3;
@@ -86,7 +89,7 @@ impl Limits {
             ("apply_fuel", self.apply_fuel, 10_000, 1_000_000_000_000),
             ("query_fuel", self.query_fuel, 10_000, 1_000_000_000_000),
             ("memory_pages", self.memory_pages.into(), 1, 65_535),
-            ("request_bytes", self.request_bytes.into(), 1, 64 << 20),
+            ("request_bytes", self.request_bytes.into(), 1, REQUEST_BYTES_MAX),
             ("output_bytes", self.output_bytes.into(), 64, 256 << 20),
             ("sessions", self.sessions.into(), 1, 1 << 20),
             ("session_window", self.session_window.into(), 1, 1 << 16),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::{
     application::{Application, Context, Kind},
@@ -365,7 +365,7 @@ impl State {
         if self.sessions.len() >= max as usize {
             return Ok(Refusal::SessionsFull { max }.into());
         }
-        let session = session_id(self.genesis.lineage, seed);
+        let session = session_id(self.genesis.lineage, position, seed);
         if self.sessions.contains(&session) {
             return Ok(Refusal::SessionIdTaken.into());
         }
@@ -461,10 +461,12 @@ impl Applied {
 /// Bytes of the lineage in a session's id.
 const LINEAGE_BYTES: usize = 4;
 
-/// The lineage's low 4 bytes, little-endian, then the first 12 of the seed.
-fn session_id(lineage: Lineage, seed: Seed) -> SessionId {
+/// The lineage's low 4 bytes, little-endian, then 12 bytes made of the seed and the index: an entry that comes twice, as one that was
+/// proposed again may, never opens the session again that its first copy opened.
+fn session_id(lineage: Lineage, position: Position, seed: Seed) -> SessionId {
     let lineage = lineage.0.to_le_bytes();
-    SessionId(std::array::from_fn(|i| if i < LINEAGE_BYTES { lineage[i] } else { seed.0[i - LINEAGE_BYTES] }))
+    let mixed = xxh3_128_with_seed(&seed.0, position.index.0).to_le_bytes();
+    SessionId(std::array::from_fn(|i| if i < LINEAGE_BYTES { lineage[i] } else { mixed[i - LINEAGE_BYTES] }))
 }
 
 fn hash_of(numbers: &[u64]) -> u64 {

@@ -64,7 +64,10 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
         _ = terminate.recv() => {}
         () = stdin_ended(), if args.exit_with_stdin => {}
         // The first storage error ends the process: after a failed fsync nothing that follows can be trusted.
-        reason = node.failed() => return Err(Failure::Damage(anyhow::anyhow!(reason))),
+        failed = node.failed() => {
+            let reason = anyhow::anyhow!(failed.reason);
+            return Err(if failed.damage { Failure::Damage(reason) } else { Failure::Failed(reason) });
+        }
     }
     tracing::info!("stopping");
     Ok(())

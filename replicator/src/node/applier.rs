@@ -7,8 +7,8 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use replicator_machine::{Entry, Genesis, Halt, Machine, QueryOutcome};
-use replicator_types::{Digest, LogIndex, ModuleHash, Position, SessionId, codec};
+use replicator_machine::{Entry, Genesis, Halt, Machine, QueryOutcome, Refusal};
+use replicator_types::{Digest, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -157,6 +157,14 @@ impl Loop {
 
     async fn apply(&mut self, batch: Vec<Committed>) -> Result<(), String> {
         let mut finished = Vec::with_capacity(batch.len());
+        let applied = self.apply_each(batch, &mut finished).await;
+        self.publish();
+        // Those before an entry that halts the machine were executed, and are answered.
+        self.waiters.complete(finished.into_iter());
+        applied
+    }
+
+    async fn apply_each(&mut self, batch: Vec<Committed>, finished: &mut Vec<(Seed, Done)>) -> Result<(), String> {
         for (position, encoded) in batch {
             let Some(encoded) = encoded else {
                 self.machine.skip(position);
@@ -178,21 +186,21 @@ impl Loop {
             self.hub.publish(position.index, &applied.pushes);
             finished.push((entry.seed, Done { position, outcome: applied.outcome, digest: self.machine.digest() }));
         }
-        self.publish();
-        self.waiters.complete(finished.into_iter());
         Ok(())
     }
 
-    /// Answers a group of queries on one view of the state.
+    /// Answers queries, those whose clients still wait, each in a session only if that is open.
     fn queries(&mut self, group: Vec<Query>) -> Result<(), String> {
-        if group.is_empty() {
-            return Ok(());
-        }
         let index = self.machine.applied().map_or(LogIndex(0), |at| at.index);
-        let requests = group.iter().map(|query| (query.session, &query.request[..]));
-        let outcomes = self.machine.query_group(requests).map_err(|halt| halt.to_string())?;
-        for (query, outcome) in group.into_iter().zip(outcomes) {
-            let _ = query.answer.send((outcome, index));
+        for Query { session, request, answer } in group {
+            if answer.is_closed() {
+                continue;
+            }
+            let outcome = match session {
+                Some(session) if !self.machine.has_session(&session) => QueryOutcome::Refused(Refusal::SessionExpired),
+                session => self.machine.query(session, &request).map_err(|halt| halt.to_string())?,
+            };
+            let _ = answer.send((outcome, index));
         }
         Ok(())
     }

@@ -1,119 +1,157 @@
 //! Whether this disk is the newest copy of itself: asked of the voters before anything else is answered (safety rule 2).
 //!
-//! Every disk counts its starts and every peer remembers the count. A peer that knows a count as high as ours has met a newer
-//! copy of this folder: votes and acknowledgements given since are missing from this one, so it must not vote again.
+//! Every disk counts its starts, and its peers remember the count, and how far its log was durable and committed. A peer that knows a
+//! later start, or a longer log, has met a newer copy of this folder: votes and acknowledgements given since are missing from this one, so
+//! it must not vote again.
+//!
+//! What this finds: an older copy, as long as one of those that answer has met a later start of the disk, or been told of a floor above its
+//! end. Told are all members at a start, and then every few seconds while the log grows. What it can't find: a copy from the same
+//! start that is not below the floor; and an older one while the only members that know better are down and a majority of the others, this
+//! disk counted, isn't. Waiting for all would find that one too, and one dead node would then keep every other from starting again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use replicator_storage::Log;
-use replicator_types::{DiskId, LogIndex};
+use replicator_types::LogIndex;
 
-use super::{Node, Stage, startup::StartError};
-use crate::transport::{Hello, HelloAnswer};
+use super::{Node, Running, Stage, startup::StartError};
+use crate::transport::{Hello, HelloAnswer, TransportError};
 
 /// How long a start waits for all voters; then a majority is enough.
 const GRACE: Duration = Duration::from_secs(1);
 const ROUND: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_millis(900);
+/// How often members are told of this disk's start and floor, if they haven't been.
+const REGISTER: Duration = Duration::from_secs(5);
 
-/// The other members to ask: disk, peer address, whether it votes.
-type Others = BTreeMap<DiskId, (String, bool)>;
+/// The other nodes by name: peer address. One disk speaks for a name, whichever it is by now.
+type Others = BTreeMap<String, String>;
 
 impl Node {
     fn others(&self) -> Others {
         let meta = self.dir.meta();
-        let configured: BTreeMap<&str, &str> =
-            self.config.peers.iter().map(|peer| (peer.name.as_str(), peer.peer_address.as_str())).collect();
-        let others = meta.members.iter().filter(|member| member.disk != self.disk);
+        let configured = |name: &str| self.config.peers.iter().find(|peer| peer.name.as_str() == name);
+        let others = meta.members.iter().filter(|member| member.node != self.config.name.as_str());
         others
             .map(|member| {
-                let address = configured.get(member.node.as_str()).copied().unwrap_or(&member.peer_address);
-                (member.disk, (address.to_owned(), member.voter))
+                let address = configured(&member.node).map_or(&*member.peer_address, |peer| peer.peer_address.as_str());
+                (member.node.clone(), address.to_owned())
             })
             .collect()
     }
 
-    /// Ends when a majority of the voters, this disk counted, has said that it knows no newer copy; all of them if they answer
-    /// soon. The rest is asked in the background.
+    /// The voters by name. During a replacement two disks of one name are voters; the node counts once.
+    fn voter_names(&self) -> BTreeSet<String> {
+        let meta = self.dir.meta();
+        let voters = meta.members.iter().filter(|member| member.voter);
+        voters.map(|member| member.node.clone()).chain([self.config.name.to_string()]).collect()
+    }
+
+    /// Ends when a majority of the voters, this one counted, has said that it knows no newer copy; all of them if they answer soon.
     pub(super) async fn check_disk(self: &Arc<Self>) -> Result<(), StartError> {
-        let others = self.others();
-        let voters = others.values().filter(|(_, voter)| *voter).count() + 1;
+        let (others, voters) = (self.others(), self.voter_names());
         let began = Instant::now();
-        let mut answered: BTreeMap<DiskId, HelloAnswer> = BTreeMap::new();
+        let mut answered: BTreeMap<String, HelloAnswer> = BTreeMap::new();
         loop {
-            for (disk, answer) in self.hello_round(&others, &answered).await {
-                self.judge(&answer)?;
-                answered.insert(disk, answer);
+            let mut told = String::new();
+            let unanswered = others.iter().filter(|(name, _)| !answered.contains_key(*name));
+            for answer in self.hello_round(unanswered).await {
+                match answer {
+                    Ok(answer) => {
+                        self.judge(&answer)?;
+                        answered.insert(answer.node.clone(), answer);
+                    }
+                    Err(why) => told = format!("; {why}"),
+                }
             }
             // Said by all that answered: a single peer's log may hold a change that was never committed.
             let replaced = answered.values().filter(|answer| answer.replaced).count();
-            if replaced > 0 && replaced == answered.len() && replaced >= voters / 2 {
+            if replaced > 0 && replaced == answered.len() && replaced >= voters.len() / 2 {
                 return Err(StartError::Replaced { node: self.config.name.to_string(), disk: self.disk });
             }
-            let agreeing = 1 + answered.keys().filter(|disk| others[disk].1).count();
-            let enough = agreeing > voters / 2 && began.elapsed() >= GRACE;
+            let agreeing = 1 + answered.keys().filter(|name| voters.contains(*name)).count();
+            let enough = agreeing > voters.len() / 2 && began.elapsed() >= GRACE;
             if enough || answered.len() == others.len() {
                 break;
             }
             self.stage.send_replace(Stage::Checking(format!(
-                "asking the voters whether this disk is the newest copy of itself: {agreeing} of {voters} agree, {} are needed",
-                voters / 2 + 1
+                "asking the voters whether this disk is the newest copy of itself: {agreeing} of {} agree, {} are needed{told}",
+                voters.len(),
+                voters.len() / 2 + 1
             )));
             tokio::time::sleep(ROUND).await;
         }
-        let own = self.log.ends().last.map_or(LogIndex(0), |at| at.index);
+        let own = self.last_log_index();
         let clocks: Vec<String> =
             answered.values().map(|answer| format!("{} {}", answer.node, answer.last_log_index)).collect();
         tracing::info!(own = own.0, peers = clocks.join(", "), "the logical clocks, by last log index");
-        if answered.len() < others.len() {
-            let node = self.clone();
-            tokio::spawn(async move { node.keep_asking(others, answered).await });
-        }
         Ok(())
     }
 
-    /// Registers this start with those that were not there, so that each of them would know an old copy too.
-    async fn keep_asking(&self, others: Others, mut answered: BTreeMap<DiskId, HelloAnswer>) {
-        while answered.len() < others.len() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            for (disk, answer) in self.hello_round(&others, &answered).await {
+    /// Tells every member of this start and, as the log grows, of its floor, so that each would know an old copy.
+    pub(super) async fn register(self: Arc<Self>, running: Arc<Running>) {
+        let mut told: BTreeMap<String, LogIndex> = BTreeMap::new();
+        loop {
+            let floor = self.floor(&running);
+            let others = self.others();
+            let untold = others.iter().filter(|(name, _)| told.get(*name).is_none_or(|told| *told < floor));
+            for answer in self.hello_round(untold).await.into_iter().flatten() {
                 if let Err(error) = self.judge(&answer) {
-                    return self.fail(error.to_string());
+                    return self.fail(error);
                 }
-                answered.insert(disk, answer);
+                told.insert(answer.node, floor);
             }
+            tokio::time::sleep(REGISTER).await;
         }
     }
 
-    async fn hello_round(
-        &self,
-        others: &Others,
-        answered: &BTreeMap<DiskId, HelloAnswer>,
-    ) -> Vec<(DiskId, HelloAnswer)> {
+    /// What this disk can never be without again: durable here, and committed, so that no new primary truncates it.
+    fn floor(&self, running: &Running) -> LogIndex {
+        let durable = self.log.ends().durable.map_or(LogIndex(0), |at| at.index);
+        durable.min(running.strategy.progress().committed.unwrap_or_default())
+    }
+
+    pub(super) fn last_log_index(&self) -> LogIndex {
+        self.log.ends().last.map_or(LogIndex(0), |at| at.index)
+    }
+
+    /// Says hello to some. An error is the answer of somebody else than the one asked, or a refusal; silence is left out.
+    async fn hello_round(&self, others: impl Iterator<Item = (&String, &String)>) -> Vec<Result<HelloAnswer, String>> {
+        let cluster = self.dir.meta().cluster;
+        let floor = self.running().map_or(LogIndex(0), |running| self.floor(&running));
         let hello = Hello {
-            cluster: self.dir.meta().cluster,
+            cluster,
             node: self.config.name.to_string(),
             disk: self.disk,
             incarnation: self.incarnation,
-            last_log_index: self.log.ends().last.map_or(LogIndex(0), |at| at.index),
+            start: self.start,
+            last_log_index: self.last_log_index(),
+            floor,
         };
-        let unanswered = others.iter().filter(|(disk, _)| !answered.contains_key(disk));
-        let calls: FuturesUnordered<_> = unanswered
-            .map(|(disk, (address, _))| {
+        let calls: FuturesUnordered<_> = others
+            .map(|(name, address)| {
                 let (hello, channel) = (&hello, self.peers.channel(address));
                 async move {
-                    let answer = channel.ok()?.hello(hello, ANSWER_MAX).await;
-                    // An address may be another disk's by now; its answer is none of the one asked.
-                    answer
-                        .inspect_err(|error| tracing::debug!(%error, address, "no answer to hello"))
-                        .ok()
-                        .filter(|answer| answer.disk == *disk)
-                        .map(|answer| (*disk, answer))
+                    match channel.ok()?.hello(hello, ANSWER_MAX).await {
+                        Ok(answer) if answer.node != *name => {
+                            Some(Err(format!("{address} is node {}, not {name}", answer.node)))
+                        }
+                        // A blank disk under that name remembers nothing, and can't speak for it.
+                        Ok(answer) if answer.cluster != cluster => {
+                            Some(Err(format!("{name} at {address} is blank: its disk is new")))
+                        }
+                        Ok(answer) => Some(Ok(answer)),
+                        Err(TransportError::Refused(why)) => Some(Err(format!("{address} refuses: {why}"))),
+                        Err(error) => {
+                            tracing::debug!(%error, address, "no answer to hello");
+                            None
+                        }
+                    }
                 }
             })
             .collect();
@@ -121,7 +159,7 @@ impl Node {
     }
 
     fn judge(&self, answer: &HelloAnswer) -> Result<(), StartError> {
-        let own = self.log.ends().last.map_or(LogIndex(0), |at| at.index);
+        let own = self.last_log_index();
         let regressed =
             |what: String| StartError::Regressed { dir: self.dir.path().to_owned(), peer: answer.node.clone(), what };
         if answer.known_incarnation >= self.incarnation {

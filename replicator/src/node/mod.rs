@@ -13,6 +13,7 @@ mod subscriptions;
 mod waiters;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,6 +46,12 @@ use crate::{config::NodeConfig, replication::Strategy, seams::Seams, transport::
 
 /// Requests that one node may wait for at once.
 pub const WAITERS_MAX: usize = 32_768;
+/// How long the apply loop may take to answer what costs it next to nothing.
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// Their bytes, together.
+const WAITING_BYTES_MAX: usize = 512 << 20;
+/// The largest encoded entry: below what the log takes as one record.
+pub(crate) const ENTRY_BYTES_MAX: usize = 12 << 20;
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,7 +66,7 @@ pub enum NodeError {
     #[error("this node has halted: {0}")]
     Halted(String),
     /// The node waits for as many requests as it may.
-    #[error("this node waits for {WAITERS_MAX} requests already; try again later, or another node")]
+    #[error("this node has as many requests or subscriptions as it may; try again later, or another node")]
     Overloaded,
     /// The log refused the command.
     #[error(transparent)]
@@ -125,11 +132,22 @@ pub(crate) enum Stage {
     Running(Arc<Running>),
 }
 
+/// Why a node can't go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// What happened, and what to do.
+    pub reason: String,
+    /// Whether its disk can't be trusted.
+    pub damage: bool,
+}
+
 /// One node.
 pub struct Node {
     config: NodeConfig,
     disk: DiskId,
     incarnation: Incarnation,
+    /// A random number of this start.
+    start: u64,
     seams: Seams,
     dir: NodeDir,
     log: Arc<DiskLog>,
@@ -140,7 +158,7 @@ pub struct Node {
     stage: watch::Sender<Stage>,
     founding: mpsc::Sender<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,
-    failed: watch::Sender<Option<String>>,
+    failed: watch::Sender<Option<Failed>>,
     serving: watch::Sender<bool>,
 }
 
@@ -164,17 +182,22 @@ impl Node {
     }
 
     /// Ends with the reason when the node can't go on: its disk failed, or it turned out to be an old copy. The process must end.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failed {
         let mut failed = self.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "the node was dropped".to_owned(),
+        loop {
+            if let Some(failed) = &*failed.borrow_and_update() {
+                return failed.clone();
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await; // Dropped with the node, which `self` holds.
+            }
         }
     }
 
-    fn fail(&self, reason: String) {
-        tracing::error!("{reason}");
-        self.failed.send_replace(Some(reason));
+    fn fail(&self, error: impl Into<StartError>) {
+        let error = error.into();
+        tracing::error!("{error}");
+        self.failed.send_replace(Some(Failed { reason: error.to_string(), damage: error.is_damage() }));
     }
 
     pub(crate) fn running(&self) -> Result<Arc<Running>, NodeError> {
@@ -302,7 +325,11 @@ impl Node {
         let seed = Seed(self.seams.random());
         let entry = Entry { time_us: self.seams.clock.now_us(), seed, command };
         let encoded = Bytes::from(codec::encode(&entry));
-        let done = self.waiters.add(seed).ok_or(NodeError::Overloaded)?;
+        if encoded.len() > ENTRY_BYTES_MAX {
+            let (bytes, max) = (encoded.len() as u64, ENTRY_BYTES_MAX as u64);
+            return Err(Refusal::TooLarge { bytes, max }.into());
+        }
+        let done = self.waiters.add(seed, encoded.len()).ok_or(NodeError::Overloaded)?;
         let pending = Pending { seed, done, deadline, waiters: self.waiters.clone() };
         let given = running.proposals.send(Proposal { seed, encoded });
         match tokio::time::timeout_at(deadline.into(), given).await {
@@ -315,10 +342,14 @@ impl Node {
     async fn finish(&self, mut pending: Pending) -> Result<Done, NodeError> {
         match tokio::time::timeout_at(pending.deadline.into(), &mut pending.done).await {
             Ok(Ok(done)) => Ok(done),
-            // A dropped waiter is one whose machine has halted.
-            Ok(Err(_)) => Err(self.check_halted().err().unwrap_or(NodeError::OutcomeUnknown)),
-            Err(_) if self.waiters.give_up(pending.seed) => Err(NodeError::OutcomeUnknown),
-            Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
+            // A dropped waiter is one whose machine has halted, perhaps after it had executed the request.
+            Ok(Err(_)) => Err(NodeError::OutcomeUnknown),
+            Err(_) => match self.waiters.give_up(pending.seed) {
+                Some(false) => Err(NodeError::NotReady(self.why_no_primary())),
+                Some(true) => Err(NodeError::OutcomeUnknown),
+                // It was answered, or dropped, at this very moment.
+                None => pending.done.try_recv().map_err(|_| NodeError::OutcomeUnknown),
+            },
         }
     }
 
@@ -345,11 +376,12 @@ impl Node {
     pub async fn read_index(&self, deadline: Instant) -> Result<LogIndex, NodeError> {
         let running = self.running()?;
         let (reader, index) = oneshot::channel();
-        if running.reads.send(reader).await.is_err() {
-            return Err(NodeError::NotReady("this node is stopping".into()));
-        }
-        let index = tokio::time::timeout_at(deadline.into(), index).await;
-        index.ok().and_then(Result::ok).ok_or_else(|| NodeError::NotReady(self.why_no_primary()))
+        let asked = async {
+            running.reads.send(reader).await.ok()?;
+            index.await.ok()
+        };
+        let index = tokio::time::timeout_at(deadline.into(), asked).await;
+        index.ok().flatten().ok_or_else(|| NodeError::NotReady(self.why_no_primary()))
     }
 
     /// Waits until this replica has applied everything up to `index`.
@@ -401,18 +433,13 @@ impl Node {
     /// Begins to deliver pushes after a place, at this replica.
     ///
     /// # Errors
-    /// If the place is no longer kept, or the node can't serve.
-    pub async fn subscribe(&self, targets: Vec<Target>, after: Option<PushCursor>) -> Result<Subscribed, NodeError> {
-        self.check_halted()?;
-        let (answer, subscribed) = oneshot::channel();
-        self.applier.give(Work::Subscribe(Subscribe { targets, after, answer })).await;
-        match subscribed.await {
-            Ok(subscribed) => Ok(subscribed?),
-            Err(_) => {
-                self.check_halted()?;
-                Err(NodeError::NotReady("this node is stopping".into()))
-            }
-        }
+    /// If the place is no longer kept, or the node can't serve, or has as many subscriptions as it may.
+    pub async fn subscribe(
+        &self,
+        targets: HashSet<Target>,
+        after: Option<PushCursor>,
+    ) -> Result<Subscribed, NodeError> {
+        self.ask(|answer| Work::Subscribe(Subscribe { targets, after, answer })).await?
     }
 
     /// Whether this replica knows the session.
@@ -420,11 +447,20 @@ impl Node {
     /// # Errors
     /// If the node can't serve.
     pub async fn has_session(&self, session: SessionId) -> Result<bool, NodeError> {
-        let (answer, known) = oneshot::channel();
-        self.applier.give(Work::HasSession(session, answer)).await;
-        known.await.map_err(|_| {
-            self.check_halted().err().unwrap_or_else(|| NodeError::NotReady("this node is stopping".into()))
-        })
+        self.ask(|answer| Work::HasSession(session, answer)).await
+    }
+
+    /// Asks the apply loop something that takes its turn among the batches.
+    async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, NodeError> {
+        self.check_halted()?;
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            let given = self.applier.give(work(answer)).await;
+            if given { answered.await.ok() } else { None }
+        };
+        let answered = tokio::time::timeout(ASK_MAX, asked).await.ok().flatten();
+        let busy = || NodeError::NotReady("the state machine is busy; try again, or another node".into());
+        answered.ok_or_else(|| self.check_halted().err().unwrap_or_else(busy))
     }
 
     /// Stores a module, durably. Nothing runs it yet.

@@ -1,13 +1,20 @@
 //! What peers ask of this node.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use replicator_storage::{Log, PeerMemory, StorageError};
-use replicator_types::{Incarnation, LogIndex};
+use replicator_machine::Entry;
+use replicator_storage::{PeerMemory, StorageError};
+use replicator_types::{Incarnation, LogIndex, codec};
 
-use super::{Node, Running, Stage};
-use crate::transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer};
+use super::{ENTRY_BYTES_MAX, Node, Running, Stage, StartError};
+use crate::{
+    replication::Rejected,
+    transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer},
+};
+
+/// How long a primary waits for its group to refuse a follower's entries before it says that they are proposed.
+const REFUSAL: Duration = Duration::from_millis(1);
 
 /// Why a peer's message was not let in.
 #[derive(Debug, thiserror::Error)]
@@ -38,23 +45,34 @@ impl Node {
                 self.config.name, ours.0, ours.1, theirs.0, theirs.1
             )));
         }
+        let member = meta.members.iter().any(|member| member.disk == hello.disk);
         let known = meta.peers.get(&hello.disk).copied();
         let matched = self.running().ok().and_then(|running| {
-            let matched = running.strategy.progress().matched;
-            matched.into_iter().find(|(disk, _)| *disk == hello.disk).map(|(_, index)| index)
+            let progress = running.strategy.progress();
+            let matched = progress.matched.into_iter().find(|(disk, _)| *disk == hello.disk)?;
+            Some(matched.1.min(progress.committed?)) // Above that, a new primary may yet truncate it.
         });
         let known_durable = known.map_or(LogIndex(0), |known| known.durable).max(matched.unwrap_or_default());
-        if known.is_none_or(|known| known.incarnation < hello.incarnation) && hello.cluster.is_some() {
-            self.remember(&hello, known_durable).await?;
+        let floor = known_durable.max(hello.floor);
+        let newer = known.is_none_or(|known| known.incarnation < hello.incarnation || known.durable < floor);
+        // Strangers are not remembered: anybody can name a disk.
+        if member && newer && hello.cluster == meta.cluster {
+            self.remember(&hello, floor).await?;
         }
-        let last_log_index = self.log.ends().last.map_or(LogIndex(0), |at| at.index);
+        let last_log_index = self.last_log_index();
+        // A repeated hello of the start that is remembered is told what was known before it.
+        let repeated = known.is_some_and(|known| (known.incarnation, known.start) == (hello.incarnation, hello.start));
+        let known_incarnation = match known {
+            Some(_) if repeated => Incarnation(hello.incarnation.0.saturating_sub(1)),
+            Some(known) => known.incarnation,
+            None => Incarnation(0),
+        };
         let same_name = meta.members.iter().any(|member| member.node == hello.node && member.disk != hello.disk);
-        let member = meta.members.iter().any(|member| member.disk == hello.disk);
         Ok(HelloAnswer {
             cluster: meta.cluster,
             node: self.config.name.to_string(),
             disk: self.disk,
-            known_incarnation: known.map_or(Incarnation(0), |known| known.incarnation),
+            known_incarnation,
             known_durable,
             last_log_index,
             // A log that is behind the asker's can't tell: the asker may have been let in after its end.
@@ -63,16 +81,25 @@ impl Node {
     }
 
     async fn remember(&self, hello: &Hello, durable: LogIndex) -> Result<(), StorageError> {
-        let (dir, disk, incarnation) = (self.dir.clone(), hello.disk, hello.incarnation);
-        let memory = PeerMemory { incarnation, durable };
+        let (dir, disk) = (self.dir.clone(), hello.disk);
+        let memory = PeerMemory { incarnation: hello.incarnation, start: hello.start, durable };
         let stored = tokio::task::spawn_blocking(move || {
             dir.update(|meta| {
                 let kept = meta.peers.entry(disk).or_insert(memory);
-                kept.incarnation = kept.incarnation.max(memory.incarnation);
-                kept.durable = kept.durable.max(memory.durable);
+                if kept.incarnation < memory.incarnation {
+                    (kept.incarnation, kept.start) = (memory.incarnation, memory.start);
+                }
+                // A copy of the disk that is older than the one remembered must not be the one to raise its floor.
+                if kept.start == memory.start {
+                    kept.durable = kept.durable.max(memory.durable);
+                }
             })
         });
-        stored.await.expect("storing meta doesn't panic").inspect_err(|error| self.fail(error.to_string()))
+        let stored = stored.await.expect("storing meta doesn't panic");
+        if let Err(error) = &stored {
+            self.fail(StartError::Stopped(error.to_string()));
+        }
+        stored
     }
 
     /// Lets in a message that is meant for this disk, in this history, from the sender's newest start. A blank node adopts the
@@ -112,17 +139,31 @@ impl Node {
         Ok(running)
     }
 
-    /// Takes entries that a follower's clients gave it. False: this node isn't the primary.
-    pub(crate) async fn on_propose(&self, running: &Running, entries: Vec<Bytes>) -> bool {
-        match running.strategy.propose(entries).await {
-            Ok(result) => {
-                // If they come to nothing, the follower repeats them: it never sees them applied.
-                tokio::spawn(result);
-                true
+    /// Takes entries that a follower's clients gave it. False: this node isn't the primary, and none was proposed.
+    ///
+    /// # Errors
+    /// If an entry can't be read or is too large: once in the log, it would halt every replica, or their logs.
+    pub(crate) async fn on_propose(&self, running: &Running, entries: Vec<Bytes>) -> Result<bool, EnvelopeError> {
+        for entry in &entries {
+            if entry.len() > ENTRY_BYTES_MAX {
+                let (bytes, max) = (entry.len(), ENTRY_BYTES_MAX);
+                return Err(EnvelopeError::Refused(format!("an entry of {bytes} bytes; at most {max} are taken")));
             }
+            codec::decode::<Entry>(entry).map_err(|error| EnvelopeError::Refused(error.to_string()))?;
+        }
+        let mut result = match running.strategy.propose(entries).await {
+            Ok(result) => result,
             Err(error) => {
                 tracing::debug!(%error, "refused a follower's entries");
-                false
+                return Ok(false);
+            }
+        };
+        // A refusal comes at once if it comes. What comes later, the follower finds out by its silence, and proposes again.
+        match tokio::time::timeout(REFUSAL, &mut result).await {
+            Ok(Rejected(rejected)) => Ok(!rejected),
+            Err(_) => {
+                tokio::spawn(result);
+                Ok(true)
             }
         }
     }

@@ -92,14 +92,18 @@ impl Proposer {
         let mut fresh = Vec::with_capacity(BATCH_ENTRIES_MAX);
         let mut silence = SILENCE;
         let mut repeat_at = Instant::now() + silence;
+        let mut front = None;
         let mut give_at = Instant::now();
         loop {
             pending.prune(&self.waiters);
             let all_given = pending.given == pending.queue.len();
-            if all_given {
-                silence = if pending.queue.is_empty() { SILENCE } else { silence };
-            }
             let idle = pending.queue.is_empty();
+            // Silence is the front entry's: others that come and go behind it say nothing of what became of it.
+            let first = pending.queue.front().map(|proposal| proposal.seed);
+            if first != front {
+                (front, silence) = (first, SILENCE);
+                repeat_at = Instant::now() + silence;
+            }
             let room = pending.queue.len() < 16 * BATCH_ENTRIES_MAX;
             tokio::select! {
                 biased;
@@ -109,7 +113,6 @@ impl Proposer {
                     }
                     pending.repeat(&self.waiters);
                     give_at = Instant::now();
-                    silence = SILENCE;
                 }
                 Some(Rejected(rejected)) = results.next() => {
                     if rejected {
@@ -121,9 +124,6 @@ impl Proposer {
                 taken = incoming.recv_many(&mut fresh, BATCH_ENTRIES_MAX), if room => {
                     if taken == 0 {
                         return;
-                    }
-                    if idle {
-                        repeat_at = Instant::now() + silence;
                     }
                     pending.queue.extend(fresh.drain(..));
                 }
@@ -138,7 +138,6 @@ impl Proposer {
                 let now = view.borrow().clone();
                 if let Given::Taken(result) = self.give(&mut pending, &now).await {
                     results.extend(result);
-                    repeat_at = Instant::now() + silence;
                 } else {
                     pending.repeat(&self.waiters);
                     give_at = Instant::now() + BACKOFF;

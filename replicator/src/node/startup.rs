@@ -7,14 +7,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use replicator_machine::{Command, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint};
+use replicator_machine::{Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint};
 use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, ModuleStore, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash};
+use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash, Position, Seed};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Node, Running, Stage, WAITERS_MAX, Waiters, applier::FetchModule, proposer::Proposer, reads::Reads,
+    Applier, Node, Running, Stage, WAITERS_MAX, WAITING_BYTES_MAX, Waiters, applier::FetchModule, proposer::Proposer,
+    reads::Reads,
 };
 use crate::{
     config::NodeConfig,
@@ -67,6 +68,9 @@ pub enum StartError {
         /// This disk.
         disk: DiskId,
     },
+    /// The group or its disk has failed.
+    #[error("{0}")]
+    Stopped(String),
     /// The folder is of a cluster with another mode.
     #[error("the cluster in {} runs in {stored} mode, and the configuration says {configured}; correct the latter", dir.display())]
     Mode {
@@ -83,7 +87,7 @@ impl StartError {
     /// Whether the disk can't be trusted: the process exits with 3.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
-        matches!(self, Self::Storage(StorageError::Damaged { .. }) | Self::Regressed { .. })
+        matches!(self, Self::Storage(StorageError::Damaged { .. }) | Self::Regressed { .. } | Self::Stopped(_))
     }
 }
 
@@ -107,7 +111,7 @@ struct MetaVotes(NodeDir);
 
 impl VoteStore for MetaVotes {
     fn vote(&self) -> Option<Vec<u8>> {
-        self.0.meta().vote
+        self.0.meta().vote.clone()
     }
 
     fn save_vote(&self, vote: Vec<u8>) -> Result<(), StorageError> {
@@ -136,7 +140,7 @@ impl Node {
     pub fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, StartError> {
         let dir = NodeDir::open(&config.data_dir, config.name.as_str())?;
         let meta = dir.meta();
-        if let Some(stored) = meta.mode.filter(|stored| *stored != config.mode.to_string()) {
+        if let Some(stored) = meta.mode.clone().filter(|stored| *stored != config.mode.to_string()) {
             let (dir, configured) = (dir.path().to_owned(), config.mode.to_string());
             return Err(StartError::Mode { dir, stored, configured });
         }
@@ -146,7 +150,7 @@ impl Node {
         tracing::info!(?report, "opened the log");
 
         let modules = dir.modules()?;
-        let waiters = Arc::new(Waiters::new(WAITERS_MAX));
+        let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
         let machine = Machine::new(Arc::new(Modules(modules.clone())));
         let (missing, to_fetch) = mpsc::channel::<(ModuleHash, oneshot::Sender<()>)>(1);
         let fetch: FetchModule = Arc::new(move |hash| {
@@ -166,6 +170,7 @@ impl Node {
         let node = Arc::new(Self {
             disk: meta.disk,
             incarnation,
+            start: u64::from_le_bytes(seams.random()),
             peers: Peers::new(seams.network.clone()),
             stage: watch::Sender::new(Stage::Blank("starting".into())),
             failed: watch::Sender::new(None),
@@ -185,7 +190,7 @@ impl Node {
         let starting = node.clone();
         tokio::spawn(async move {
             if let Err(error) = starting.come_up(foundings, adopted).await {
-                starting.fail(error.to_string());
+                starting.fail(error);
             }
         });
         Ok(node)
@@ -226,14 +231,14 @@ impl Node {
         }
         // An interrupted `init` is finished by calling it again: the group is there, the genesis entry isn't.
         while let Some((founding, answer)) = foundings.recv().await {
-            let begun = self.applier.state.borrow().genesis.is_some();
-            let founded = if begun {
-                Err(format!(
+            let begun = self.applier.state.borrow().genesis.is_some() || founding.cluster != running.cluster;
+            let founded = match self.check_founding(&founding).await {
+                _ if begun => Err(format!(
                     "{} belongs to cluster {} already; `init` makes new clusters only",
                     self.config.name, running.cluster
-                ))
-            } else {
-                self.begin_history(&running, founding).await
+                )),
+                Ok(()) => self.begin_history(&running, founding).await,
+                Err(error) => Err(error),
             };
             let _ = answer.send(founded);
         }
@@ -253,7 +258,7 @@ impl Node {
             tokio::select! {
                 biased;
                 Some((founding, answer)) = foundings.recv() => {
-                    match self.check_founding(&founding) {
+                    match self.check_founding(&founding).await {
                         Ok(()) => {
                             let lineage = Lineage(u64::from_le_bytes(self.seams.random()));
                             return ((founding.cluster, lineage), Some((founding, answer)));
@@ -276,20 +281,34 @@ impl Node {
         }
     }
 
-    fn check_founding(&self, founding: &Founding) -> Result<(), String> {
-        match self.modules.get(founding.module) {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(format!("{} doesn't have module {}", self.config.name, founding.module)),
-            Err(error) => return Err(error.to_string()),
-        }
-        founding.limits.validate().map_err(|error| error.to_string())?;
+    /// Checks what can't be taken back: a genesis entry that the machine refuses would halt every replica for ever.
+    async fn check_founding(&self, founding: &Founding) -> Result<(), String> {
         if !founding.members.iter().any(|member| member.disk == self.disk) {
             return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
         }
-        match founding.members.len() {
-            1 | 3 | 5 => Ok(()),
-            n => Err(format!("{n} members: a majority cluster has 1, 3 or 5")),
+        if !matches!(founding.members.len(), 1 | 3 | 5) {
+            let n = founding.members.len();
+            return Err(format!("{n} members: a majority cluster has 1, 3 or 5"));
         }
+        let entry = self.genesis_entry(founding, founding.cluster, Lineage(0));
+        let modules = Modules(self.modules.clone());
+        let tried = tokio::task::spawn_blocking(move || {
+            Machine::new(Arc::new(modules)).apply(Position::new(1, 1), &entry).map(drop)
+        });
+        tried.await.map_err(|error| error.to_string())?.map_err(|halt| halt.to_string())
+    }
+
+    fn genesis_entry(&self, founding: &Founding, cluster: ClusterId, lineage: Lineage) -> Entry {
+        let genesis = Genesis {
+            cluster,
+            lineage,
+            module: founding.module,
+            app_config: founding.app_config.clone(),
+            limits: founding.limits.clone(),
+            engine: engine_fingerprint(),
+        };
+        let command = Command::Genesis(Box::new(genesis));
+        Entry { time_us: self.seams.clock.now_us(), seed: Seed(self.seams.random()), command }
     }
 
     /// Asks every peer once. `Err(Some)`: a cluster is there, and refuses.
@@ -346,6 +365,7 @@ impl Node {
         let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });
         tokio::spawn(self.clone().watch_group(running.clone()));
         tokio::spawn(self.clone().remember_members(running.clone()));
+        tokio::spawn(self.clone().register(running.clone()));
         tokio::spawn(self.clone().tick(running.clone()));
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
@@ -354,16 +374,9 @@ impl Node {
 
     /// Gets the genesis entry into the log, through whichever primary the new group elects.
     async fn begin_history(&self, running: &Running, founding: Founding) -> Result<LogIndex, String> {
-        let genesis = Genesis {
-            cluster: running.cluster,
-            lineage: running.lineage,
-            module: founding.module,
-            app_config: founding.app_config,
-            limits: founding.limits,
-            engine: engine_fingerprint(),
-        };
+        let entry = self.genesis_entry(&founding, running.cluster, running.lineage);
         let deadline = Self::deadline(FOUND_MAX);
-        match self.submit(Command::Genesis(Box::new(genesis)), deadline).await {
+        match self.submit(entry.command, deadline).await {
             Ok(done) if done.outcome == Outcome::Genesis => Ok(done.position.index),
             Ok(done) => Err(format!("the genesis entry became {:?}", done.outcome)),
             Err(error) => Err(error.to_string()),
@@ -373,7 +386,7 @@ impl Node {
     /// Ends the process when the group can't go on.
     async fn watch_group(self: Arc<Self>, running: Arc<Running>) {
         let why = running.strategy.stopped().await;
-        self.fail(format!("the replication group has stopped: {why}"));
+        self.fail(StartError::Stopped(format!("the replication group has stopped: {why}")));
     }
 
     /// Keeps the members in `meta`, for the next start, and asks to become a voter while this disk isn't one.
@@ -386,7 +399,7 @@ impl Node {
                 let dir = self.dir.clone();
                 let stored = tokio::task::spawn_blocking(move || dir.update(|meta| meta.members = members));
                 if let Ok(Err(error)) = stored.await {
-                    return self.fail(error.to_string());
+                    return self.fail(error);
                 }
             }
             let learns = now.role == Role::Learner && now.members.iter().any(|m| m.disk == self.disk && !m.voter);
@@ -443,7 +456,7 @@ impl Node {
             let modules = self.modules.clone();
             match tokio::task::spawn_blocking(move || modules.put(&bytes)).await {
                 Ok(Ok(_)) => return true,
-                Ok(Err(error)) => self.fail(error.to_string()),
+                Ok(Err(error)) => self.fail(error),
                 Err(error) => tracing::error!(%error, "storing a module"),
             }
         }

@@ -137,12 +137,7 @@ impl Node {
     /// # Errors
     /// If the machine has halted.
     pub async fn state_hash(&self) -> Result<(Digest, LogIndex), NodeError> {
-        self.check_halted()?;
-        let (answer, hashed) = tokio::sync::oneshot::channel();
-        self.applier.give(Work::StateHash(answer)).await;
-        let (hash, index) = hashed.await.map_err(|_| {
-            self.check_halted().err().unwrap_or_else(|| NodeError::NotReady("this node is stopping".into()))
-        })?;
+        let (hash, index) = self.ask(Work::StateHash).await?;
         Ok((hash, index.unwrap_or_default()))
     }
 }

@@ -5,34 +5,42 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use replicator_machine::{CursorExpired, Machine, Push, PushCursor, RetainedPush};
+use replicator_machine::{Machine, Push, PushCursor, RetainedPush};
 use replicator_types::LogIndex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::NodeError;
+
 /// How many pushes may wait for one subscriber.
-pub(super) const BACKLOG_MAX: usize = 1_024;
+const BACKLOG_MAX: usize = 1_024;
+/// How many retained pushes are looked at in one go: the apply loop does it between batches.
+const SCAN_MAX: usize = 8_192;
+/// Subscriptions of one node.
+const SUBSCRIBERS_MAX: usize = 16_384;
 
 /// To whom a push goes: a session, or the hash of a topic.
 pub type Target = [u8; 16];
 
 /// Asks the hub for a subscription.
 pub(super) struct Subscribe {
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: HashSet<Target>,
     /// None: from now on.
     pub(super) after: Option<PushCursor>,
-    pub(super) answer: oneshot::Sender<Result<Subscribed, CursorExpired>>,
+    pub(super) answer: oneshot::Sender<Result<Subscribed, NodeError>>,
 }
 
 /// A running subscription.
 pub struct Subscribed {
     /// Everything after this place will come.
     pub from: PushCursor,
-    /// What comes. Ends when the subscriber falls too far behind.
+    /// What comes. Ends when the subscriber falls too far behind, or isn't caught up yet.
     pub pushes: mpsc::Receiver<RetainedPush>,
+    /// When `pushes` ends, all up to here has been in it: begin again after this, or the last one that came.
+    pub scanned: PushCursor,
 }
 
 struct Subscriber {
-    targets: Vec<Target>,
+    targets: HashSet<Target>,
     pushes: mpsc::Sender<RetainedPush>,
 }
 
@@ -46,32 +54,45 @@ pub(super) struct Hub {
 
 impl Hub {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe, machine: &Machine) {
-        self.forget_gone();
-        let now = PushCursor::end_of(machine.applied().map_or(LogIndex(0), |at| at.index));
-        let after = subscribe.after.unwrap_or(now);
-        let (pushes, receiver) = mpsc::channel(BACKLOG_MAX);
-        let mut complete = true;
-        match machine.pushes_after(after, usize::MAX) {
-            Err(expired) => return drop(subscribe.answer.send(Err(expired))),
-            Ok(retained) => {
-                let wanted = retained.into_iter().filter(|retained| subscribe.targets.contains(&retained.push.to));
-                for retained in wanted {
-                    if pushes.try_send(retained).is_err() {
-                        complete = false; // The rest follows when the subscriber begins again after these.
-                        break;
-                    }
-                }
-            }
+        let Subscribe { targets, after, answer } = subscribe;
+        let _ = answer.send(self.begin(targets, after, machine));
+    }
+
+    fn begin(
+        &mut self,
+        targets: HashSet<Target>,
+        after: Option<PushCursor>,
+        machine: &Machine,
+    ) -> Result<Subscribed, NodeError> {
+        if self.subscribers.len() >= SUBSCRIBERS_MAX {
+            self.forget_gone();
         }
-        if complete {
+        if self.subscribers.len() >= SUBSCRIBERS_MAX {
+            return Err(NodeError::Overloaded);
+        }
+        let now = PushCursor::end_of(machine.applied().map_or(LogIndex(0), |at| at.index));
+        let from = after.unwrap_or(now);
+        let (pushes, receiver) = mpsc::channel(BACKLOG_MAX);
+        let retained = machine.pushes_after(from, SCAN_MAX)?;
+        let mut caught_up = retained.len() < SCAN_MAX;
+        let mut scanned = from;
+        for retained in retained {
+            let at = retained.cursor;
+            if targets.contains(&retained.push.to) && pushes.try_send(retained).is_err() {
+                caught_up = false; // The rest follows when the subscriber begins again after these.
+                break;
+            }
+            scanned = at;
+        }
+        if caught_up {
             let id = self.next_id;
             self.next_id += 1;
-            for target in &subscribe.targets {
+            for target in &targets {
                 self.by_target.entry(*target).or_default().push(id);
             }
-            self.subscribers.insert(id, Subscriber { targets: subscribe.targets, pushes });
+            self.subscribers.insert(id, Subscriber { targets, pushes });
         }
-        let _ = subscribe.answer.send(Ok(Subscribed { from: after, pushes: receiver }));
+        Ok(Subscribed { from, pushes: receiver, scanned })
     }
 
     pub(super) fn publish(&mut self, index: LogIndex, pushes: &[Push]) {

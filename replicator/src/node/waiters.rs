@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use replicator_machine::Outcome;
+use replicator_machine::{Outcome, Refusal};
 use replicator_types::{Digest, Position, Seed};
 use tokio::sync::oneshot;
 
@@ -25,53 +25,70 @@ pub(crate) struct Done {
 
 struct Waiter {
     done: oneshot::Sender<Done>,
-    /// Whether the entry was given to a primary: from then on its outcome may be unknown (safety rule 14).
-    proposed: bool,
+    bytes: usize,
+    /// How often the entry was given to a primary. From the first time on, its outcome may be unknown (safety rule 14).
+    proposed: u32,
 }
 
-/// The entries that somebody on this node waits for. Bounded by `waiters_max`.
+#[derive(Default)]
+struct Waiting {
+    entries: HashMap<Seed, Waiter>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn remove(&mut self, seed: Seed) -> Option<Waiter> {
+        let waiter = self.entries.remove(&seed)?;
+        self.bytes -= waiter.bytes;
+        Some(waiter)
+    }
+}
+
+/// The entries that somebody on this node waits for, bounded in number and in bytes.
 pub(super) struct Waiters {
-    waiting: Mutex<HashMap<Seed, Waiter>>,
-    waiters_max: usize,
+    waiting: Mutex<Waiting>,
+    entries_max: usize,
+    bytes_max: usize,
 }
 
 impl Waiters {
-    pub(super) fn new(waiters_max: usize) -> Self {
-        Self { waiting: Mutex::default(), waiters_max }
+    pub(super) fn new(entries_max: usize, bytes_max: usize) -> Self {
+        Self { waiting: Mutex::default(), entries_max, bytes_max }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Seed, Waiter>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to wait. None: the node waits for as many as it may.
-    pub(super) fn add(&self, seed: Seed) -> Option<oneshot::Receiver<Done>> {
+    /// Begins to wait for an entry of that many bytes. None: the node waits for as much as it may.
+    pub(super) fn add(&self, seed: Seed, bytes: usize) -> Option<oneshot::Receiver<Done>> {
         let (done, receiver) = oneshot::channel();
         let mut waiting = self.lock();
-        if waiting.len() >= self.waiters_max {
+        if waiting.entries.len() >= self.entries_max || waiting.bytes + bytes > self.bytes_max {
             return None;
         }
-        waiting.insert(seed, Waiter { done, proposed: false });
+        waiting.bytes += bytes;
+        waiting.entries.insert(seed, Waiter { done, bytes, proposed: 0 });
         Some(receiver)
     }
 
-    /// Gives up. Returns whether the entry was given to a primary.
-    pub(super) fn give_up(&self, seed: Seed) -> bool {
-        self.lock().remove(&seed).is_some_and(|waiter| waiter.proposed)
+    /// Gives up. Returns whether the entry was given to a primary; None if it is answered, or was dropped with all others.
+    pub(super) fn give_up(&self, seed: Seed) -> Option<bool> {
+        self.lock().remove(seed).map(|waiter| waiter.proposed > 0)
     }
 
     /// Whether somebody still waits.
     pub(super) fn contains(&self, seed: Seed) -> bool {
-        self.lock().contains_key(&seed)
+        self.lock().entries.contains_key(&seed)
     }
 
     /// Marks those that somebody still waits for as proposed, and tells which they are.
     pub(super) fn mark_proposed(&self, seeds: impl Iterator<Item = Seed>) -> Vec<bool> {
         let mut waiting = self.lock();
         seeds
-            .map(|seed| match waiting.get_mut(&seed) {
+            .map(|seed| match waiting.entries.get_mut(&seed) {
                 Some(waiter) => {
-                    waiter.proposed = true;
+                    waiter.proposed = waiter.proposed.saturating_add(1);
                     true
                 }
                 None => false,
@@ -80,10 +97,16 @@ impl Waiters {
     }
 
     /// Answers those of a batch of applied entries that somebody waits for.
+    ///
+    /// A refusal that a later copy of the same entry might not meet is no outcome yet if there may be such a copy: its waiter goes on.
     pub(super) fn complete(&self, applied: impl Iterator<Item = (Seed, Done)>) {
         let mut waiting = self.lock();
         for (seed, done) in applied {
-            if let Some(waiter) = waiting.remove(&seed) {
+            let copies = waiting.entries.get(&seed).map_or(0, |waiter| waiter.proposed);
+            if copies > 1 && is_transient(&done.outcome) {
+                continue;
+            }
+            if let Some(waiter) = waiting.remove(seed) {
                 let _ = waiter.done.send(done);
             }
         }
@@ -91,6 +114,65 @@ impl Waiters {
 
     /// Drops all: the machine has halted, and nobody will be answered.
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        *self.lock() = Waiting::default();
+    }
+}
+
+const fn is_transient(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused(Refusal::Gap { .. } | Refusal::WindowFull { .. } | Refusal::SessionsFull { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: Seed = Seed([7; 16]);
+
+    fn done(outcome: Outcome) -> Done {
+        Done { position: Position::new(1, 2), outcome, digest: Digest(3) }
+    }
+
+    #[test]
+    fn an_entry_never_given_to_a_primary_is_known_to_have_done_nothing() {
+        let waiters = Waiters::new(10, 1_000);
+        let _done = waiters.add(SEED, 10).unwrap();
+        assert_eq!(waiters.give_up(SEED), Some(false));
+        let _done = waiters.add(SEED, 10).unwrap();
+        assert_eq!(waiters.mark_proposed([SEED].into_iter()), [true]);
+        assert_eq!(waiters.give_up(SEED), Some(true));
+        assert_eq!(waiters.mark_proposed([SEED].into_iter()), [false]);
+    }
+
+    #[test]
+    fn an_answer_and_giving_up_race_without_losing_the_answer() {
+        let waiters = Waiters::new(10, 1_000);
+        let mut receiver = waiters.add(SEED, 10).unwrap();
+        waiters.mark_proposed([SEED].into_iter());
+        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter());
+        assert_eq!(waiters.give_up(SEED), None);
+        assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
+    }
+
+    #[test]
+    fn a_gap_is_no_outcome_while_another_copy_may_come() {
+        let waiters = Waiters::new(10, 1_000);
+        let mut receiver = waiters.add(SEED, 10).unwrap();
+        waiters.mark_proposed([SEED].into_iter());
+        waiters.mark_proposed([SEED].into_iter());
+        let gap = Outcome::Refused(Refusal::Gap { last: replicator_types::Sequence(1) });
+        waiters.complete([(SEED, done(gap))].into_iter());
+        assert!(receiver.try_recv().is_err());
+        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter());
+        assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
+    }
+
+    #[test]
+    fn entries_and_bytes_are_bounded_and_freed() {
+        let waiters = Waiters::new(2, 100);
+        let one = waiters.add(SEED, 90);
+        assert!(one.is_some() && waiters.add(Seed([8; 16]), 20).is_none());
+        waiters.give_up(SEED);
+        assert!(waiters.add(Seed([8; 16]), 20).is_some() && waiters.add(Seed([9; 16]), 20).is_some());
+        assert!(waiters.add(SEED, 1).is_none());
     }
 }

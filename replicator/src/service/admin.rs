@@ -182,6 +182,9 @@ impl AdminService for AdminApi {
             let voters: Vec<&str> = now.members.iter().filter(|m| m.voter).map(|m| m.node.as_str()).collect();
             return Err(bad(format!("no voter is called {name:?}; the voters are {}", voters.join(", "))));
         };
+        if now.primary == Some(target) {
+            return Ok(Response::new(pb::TransferPrimaryResponse { primary_node_id: name }));
+        }
         running.strategy.transfer(target).await.map_err(Status::unavailable)?;
         let moved = view.wait_for(|view| view.primary == Some(target));
         let within = deadline.saturating_duration_since(std::time::Instant::now()).min(Duration::from_secs(5));

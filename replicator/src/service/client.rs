@@ -4,13 +4,13 @@ use std::{pin::Pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::Stream;
-use replicator_machine::Command;
+use replicator_machine::{Command, Refusal};
 use replicator_proto::replicator::v1::{self as pb, replicator_service_server::ReplicatorService};
 use replicator_types::{Lineage, LogIndex, Sequence};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{NodeOrBad, deadline, errors, errors::ApiError, session, stream, subscribe};
-use crate::node::{Node, Pending};
+use crate::node::{Node, NodeError, Pending};
 
 pub(super) struct ClientApi {
     pub(super) node: Arc<Node>,
@@ -124,7 +124,16 @@ impl ReplicatorService for ClientApi {
             if let Some(index) = must_see {
                 self.node.wait_applied(index, deadline).await?;
             }
-            let (response, index) = self.node.query(client, request.request, deadline).await?;
+            let answered = self.node.query(client, request.request.clone(), deadline).await;
+            let (response, index) = match answered {
+                // This replica may not have heard of the session yet.
+                Err(NodeError::Refused(Refusal::SessionExpired)) => {
+                    let index = self.node.read_index(deadline).await?;
+                    self.node.wait_applied(index, deadline).await?;
+                    self.node.query(client, request.request, deadline).await?
+                }
+                answered => answered?,
+            };
             let node_id = self.node.config().name.to_string();
             Ok(pb::QueryResponse { response, log_index: index.0, node_id })
         };

@@ -129,7 +129,7 @@ fn deadline<T>(request: &tonic::Request<T>) -> std::time::Instant {
 /// `grpc-timeout`: up to 8 digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let n: u64 = digits.parse().ok()?;
+    let n: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
     match unit {
         "H" => Some(Duration::from_secs(n * 3_600)),
         "M" => Some(Duration::from_secs(n * 60)),
@@ -168,6 +168,7 @@ mod tests {
         assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse_timeout("10S"), Some(Duration::from_secs(10)));
         assert_eq!(parse_timeout("5"), None);
+        assert_eq!(parse_timeout("9999999999999999H"), None);
         assert_eq!(parse_timeout(""), None);
         assert_eq!(parse_timeout("1é"), None);
     }

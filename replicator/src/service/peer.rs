@@ -68,7 +68,9 @@ impl PeerService for PeerApi {
             node: request.node_id,
             disk: DiskId(request.disk_id),
             incarnation: Incarnation(request.incarnation),
+            start: request.start,
             last_log_index: LogIndex(request.last_log_index),
+            floor: LogIndex(request.floor_log_index),
         };
         let answer = self.node.on_hello(hello).await?;
         let (cluster_id, lineage) = split(answer.cluster);
@@ -155,7 +157,7 @@ impl PeerService for PeerApi {
     async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let request = request.into_inner();
         let running = self.node.admit(&envelope(request.envelope)?).await?;
-        let proposed = self.node.on_propose(&running, request.entries).await;
+        let proposed = self.node.on_propose(&running, request.entries).await?;
         Ok(Response::new(pb::ProposeResponse { proposed }))
     }
 

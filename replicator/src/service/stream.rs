@@ -1,10 +1,10 @@
 //! `ExecuteStream`: many requests of one client under way at once, results as they come.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use futures::{Stream, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
 use replicator_proto::replicator::v1 as pb;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -26,16 +26,17 @@ pub(super) fn execute_all(
 ) -> impl Stream<Item = Result<pb::ExecuteStreamResponse, Status>> + Send {
     let (results, answered) = mpsc::channel::<Result<pb::ExecuteStreamResponse, Status>>(16);
     tokio::spawn(async move {
-        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut under_way = FuturesUnordered::new();
+        let mut queue = VecDeque::new();
         let mut open = true;
-        while open || !under_way.is_empty() {
+        while open || !queue.is_empty() || !under_way.is_empty() {
+            let room = under_way.len() < IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
                 Some(first) = under_way.next(), if !under_way.is_empty() => {
                     let mut batch = vec![first];
                     while batch.len() < RESULTS_MAX {
-                        match futures::FutureExt::now_or_never(under_way.next()) {
+                        match under_way.next().now_or_never() {
                             Some(Some(result)) => batch.push(result),
                             _ => break,
                         }
@@ -44,30 +45,29 @@ pub(super) fn execute_all(
                         return; // The client is gone; what it proposed goes its way.
                     }
                 }
-                message = requests.message(), if open && permits.available_permits() > 0 => match message {
-                    Ok(Some(message)) => {
-                        for request in message.requests {
-                            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-                            let node = node.clone();
-                            let (session_id, sequence) = (request.session_id.clone(), request.sequence);
-                            let begun = begin(&node, request, Node::deadline(DEADLINE)).await;
-                            under_way.push(async move {
-                                let result = match outcome(&node, begun).await {
-                                    Ok(response) => pb::execute_result::Result::Response(response),
-                                    Err(error) => pb::execute_result::Result::Error(error.into()),
-                                };
-                                drop(permit);
-                                pb::ExecuteResult { session_id, sequence, result: Some(result) }
-                            });
-                        }
-                    }
+                () = results.closed() => return,
+                () = std::future::ready(()), if room && !queue.is_empty() => {
+                    let Some(request): Option<pb::ExecuteRequest> = queue.pop_front() else { continue };
+                    let (session_id, sequence) = (request.session_id.clone(), request.sequence);
+                    // In order: the next one begins after this one has its place.
+                    let begun = begin(&node, request, Node::deadline(DEADLINE)).await;
+                    let node = node.clone();
+                    under_way.push(async move {
+                        let result = match outcome(&node, begun).await {
+                            Ok(response) => pb::execute_result::Result::Response(response),
+                            Err(error) => pb::execute_result::Result::Error(error.into()),
+                        };
+                        pb::ExecuteResult { session_id, sequence, result: Some(result) }
+                    });
+                }
+                message = requests.message(), if open && queue.is_empty() => match message {
+                    Ok(Some(message)) => queue.extend(message.requests),
                     Ok(None) => open = false,
                     Err(status) => {
                         let _ = results.send(Err(status)).await;
                         return;
                     }
                 },
-                () = results.closed() => return,
             }
         }
     });

@@ -1,7 +1,7 @@
 //! `Subscribe`: pushed events, gapless after a cursor, with progress while there are none.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,7 +72,7 @@ pub(super) async fn subscribe(
             Some(PushCursor { index: LogIndex(after.log_index), ordinal: after.ordinal })
         }
     };
-    let targets: Vec<Target> = names.keys().copied().collect();
+    let targets: HashSet<Target> = names.keys().copied().collect();
     let begun = node.subscribe(targets.clone(), after).await?;
     let (events, receiver) = mpsc::channel(64);
     let subscription = Subscription { node, names, targets, lineage, events };
@@ -83,7 +83,7 @@ pub(super) async fn subscribe(
 struct Subscription {
     node: Arc<Node>,
     names: HashMap<Target, String>,
-    targets: Vec<Target>,
+    targets: HashSet<Target>,
     lineage: Lineage,
     events: mpsc::Sender<Result<pb::SubscribeResponse, Status>>,
 }
@@ -110,7 +110,8 @@ impl Subscription {
                     }
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => {
-                        // Too slow, and cut off by the hub: what was missed is retained.
+                        // Not caught up yet, or too slow and cut off by the hub: what is missing is retained.
+                        seen = seen.max(begun.scanned);
                         match self.node.subscribe(self.targets.clone(), Some(seen)).await {
                             Ok(again) => begun = again,
                             Err(error) => {

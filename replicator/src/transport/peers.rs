@@ -97,8 +97,12 @@ pub struct Hello {
     pub disk: DiskId,
     /// How often that has been started.
     pub incarnation: Incarnation,
+    /// A random number of this start.
+    pub start: u64,
     /// Its last log index.
     pub last_log_index: LogIndex,
+    /// Up to here, its log is durable and committed.
+    pub floor: LogIndex,
 }
 
 /// What a peer remembers of the disk that said hello.
@@ -110,7 +114,7 @@ pub struct HelloAnswer {
     pub node: String,
     /// The peer's disk.
     pub disk: DiskId,
-    /// The greatest incarnation of the asking disk that the peer knew before.
+    /// The greatest incarnation of the asking disk that the peer knows, this start left out.
     pub known_incarnation: Incarnation,
     /// The greatest log index that the peer knows to have been durable on the asking disk.
     pub known_durable: LogIndex,
@@ -230,6 +234,8 @@ impl PeerChannel {
             disk_id: hello.disk.0,
             incarnation: hello.incarnation.0,
             last_log_index: hello.last_log_index.0,
+            floor_log_index: hello.floor.0,
+            start: hello.start,
         };
         let answer = within(bound, self.client.clone().hello(request)).await?.into_inner();
         Ok(HelloAnswer {

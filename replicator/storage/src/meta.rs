@@ -53,7 +53,9 @@ pub struct Meta {
 pub struct PeerMemory {
     /// The greatest incarnation seen of it.
     pub incarnation: Incarnation,
-    /// The greatest index that it said was durable there.
+    /// The random number of that start, to tell a repeated message of it from one of another copy of the disk.
+    pub start: u64,
+    /// The greatest index that it said was durable there, and committed.
     pub durable: LogIndex,
 }
 

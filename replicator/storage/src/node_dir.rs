@@ -5,7 +5,7 @@ use std::{
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use replicator_types::{ClusterId, DiskId, Incarnation};
@@ -29,6 +29,8 @@ struct Shared {
     path: PathBuf,
     created: bool,
     state: Mutex<State>,
+    /// What `state` holds, for readers, who must not wait for an fsync.
+    current: RwLock<Arc<Meta>>,
     /// Held while modules change, so that two who put the same one don't share a temporary file.
     modules: Mutex<()>,
     /// The logs that are open.
@@ -69,12 +71,14 @@ impl NodeDir {
             let what = format!("it belongs to the node {:?}, and this one is {node:?}", meta.node);
             return Err(StorageError::NotOurs { path, what });
         }
+        let current = RwLock::new(Arc::new(meta.clone()));
         let state = Mutex::new(State { meta, failed: None });
         Ok(Self {
             shared: Arc::new(Shared {
                 path,
                 created,
                 state,
+                current,
                 modules: Mutex::new(()),
                 logs: Mutex::default(),
                 _lock: lock,
@@ -94,10 +98,10 @@ impl NodeDir {
         &self.shared.path
     }
 
-    /// The meta as it is on the disk.
+    /// The meta as it is on the disk. Never waits for one that is being written.
     #[must_use]
-    pub fn meta(&self) -> Meta {
-        self.state().meta.clone()
+    pub fn meta(&self) -> Arc<Meta> {
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the meta; durable on return. Updates are made one after the other, in the order of the calls. A change that
@@ -208,6 +212,7 @@ impl NodeDir {
             state.failed = Some(error.to_string().into());
             return Err(error);
         }
+        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next.clone());
         state.meta = next;
         Ok(answer)
     }

@@ -51,9 +51,12 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
         if let Some(alive) = alive(&metrics, &old) {
             return accepted(format!("waits: disk {alive} of the same name answers again"));
         }
+        let votes = |disk: &DiskId| members.iter().any(|member| member.disk == *disk && member.voter);
+        let (voters, learners) = old.into_iter().partition(votes);
         let change = ChangeMembers::Batch(vec![
             ChangeMembers::AddVoterIds([join.disk].into()),
-            ChangeMembers::RemoveVoters(old.into_iter().collect()),
+            ChangeMembers::RemoveVoters(voters),
+            ChangeMembers::RemoveNodes(learners),
         ]);
         // On its own: were it dropped with the peer's call, the change could stop half way.
         let (raft, disk) = (raft.clone(), join.disk);

@@ -96,6 +96,8 @@ impl Majority {
             enable_pre_vote: Some(true),
             // A voter is its disk: an empty log under a known id is never taken back (safety rule 1).
             allow_log_reversion: Some(false),
+            // A restarted leader that resumed its term would answer reads at that term's first index, before it has applied the rest.
+            enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::Never,
             max_payload_entries: 1_024,
             max_append_entries: Some(4_096),
@@ -247,7 +249,11 @@ impl Strategy for Majority {
 
     fn on_append(&self, payloads: BoxStream<'static, Bytes>) -> BoxStream<'static, Result<Bytes, PeerMessageError>> {
         // What can't be read ends the stream: the sender opens another one and finds out where it stands.
-        let requests = payloads.map(|bytes| codec::decode::<WireAppend>(&bytes));
+        let requests = payloads.map(|bytes| match decoded::<WireAppend>(&bytes) {
+            Ok(append) if types::are_sound(&append.0.entries) => Ok(append),
+            Ok(_) => Err(PeerMessageError::Malformed("a command without its kind byte".into())),
+            Err(error) => Err(error),
+        });
         let requests = requests.take_while(|decoded| {
             if let Err(error) = decoded {
                 tracing::warn!(%error, "dropped a replication stream");

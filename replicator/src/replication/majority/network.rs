@@ -12,7 +12,7 @@ use openraft::{
     alias::{SnapshotOf, VoteOf},
     base::{BoxFuture, BoxStream as RaftStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::{RPCOption, v2::RaftNetworkV2},
+    network::{RPCOption, stream_append_sequential, v2::RaftNetworkV2},
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -42,7 +42,11 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 
     async fn new_client(&mut self, target: DiskId, address: &Address) -> Link {
         let channel = self.peers.channel(&address.peer);
-        Link { channel, envelope: Envelope { to: target, ..self.envelope }, exchange: None }
+        Link { channel, envelope: Envelope { to: target, ..self.envelope }, heartbeats: false, exchange: None }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: DiskId, address: &Address) -> Link {
+        Link { heartbeats: true, ..self.new_client(target, address).await }
     }
 }
 
@@ -50,6 +54,8 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 pub(super) struct Link {
     channel: Result<PeerChannel, TransportError>,
     envelope: Envelope,
+    /// Whether it carries heartbeats: one request at a time, all on one stream, which is kept open.
+    heartbeats: bool,
     exchange: Option<Exchange>,
 }
 
@@ -146,6 +152,9 @@ impl RaftNetworkV2<TypeConfig> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
             let payloads = input.map(|request| codec::encode(&WireAppend(request)).into());
             let answers = self.channel()?.append(self.envelope, payloads, option.hard_ttl()).await;

@@ -97,6 +97,14 @@ pub(super) fn command(encoded: &[u8]) -> Bytes {
     payload.into()
 }
 
+/// Whether every entry is what it says: what a peer sends ends in the log, and is read back by its kind byte.
+pub(super) fn are_sound(entries: &[Entry]) -> bool {
+    entries.iter().all(|entry| match &entry.payload {
+        EntryPayload::Normal(Command(payload)) => payload.first() == Some(&COMMAND),
+        EntryPayload::Blank | EntryPayload::Membership(_) => true,
+    })
+}
+
 /// What follows the kind byte.
 pub(super) fn encoded_command(command: &Command) -> Bytes {
     command.0.slice(1..)

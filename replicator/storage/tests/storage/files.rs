@@ -18,7 +18,7 @@ fn a_new_folder_is_made_once_and_remembers() {
     let dir = open_dir(&path).unwrap();
     assert!(dir.created());
     let disk = dir.meta().disk;
-    let peer = PeerMemory { incarnation: Incarnation(7), durable: LogIndex(99) };
+    let peer = PeerMemory { incarnation: Incarnation(7), start: 5, durable: LogIndex(99) };
     dir.update(|meta| {
         meta.cluster = Some((ClusterId([3; 16]), Lineage(5)));
         meta.mode = Some("chain".into());
@@ -34,9 +34,9 @@ fn a_new_folder_is_made_once_and_remembers() {
     let dir = open_dir(&path).unwrap();
     assert!(!dir.created());
     assert_eq!(dir.raise_incarnation().unwrap(), Incarnation(2));
-    let mut found = dir.meta();
+    let mut found = (*dir.meta()).clone();
     found.incarnation = written.incarnation;
-    assert_eq!(found, written);
+    assert_eq!(found, *written);
     assert_eq!(found.disk, disk);
     assert!(dir.free_bytes().unwrap() > 0);
 }

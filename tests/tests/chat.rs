@@ -1,0 +1,220 @@
+//! The chat, end to end, as two people use it: the program `chat` against three nodes.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use replicator_tests::{Cluster, Ran, Scenario, chat, module, run, scenario};
+use serde_json::Value;
+
+struct User {
+    name: &'static str,
+    endpoints: String,
+    state_dir: PathBuf,
+    password: String,
+}
+
+impl User {
+    fn new(s: &Scenario, cluster: &Cluster, name: &'static str) -> Self {
+        let state_dir = s.dir().join(format!("home-of-{name}"));
+        Self { name, endpoints: cluster.endpoints(), state_dir, password: format!("the password of {name}") }
+    }
+
+    async fn run(&self, args: &[&str]) -> Result<Ran> {
+        let state_dir = self.state_dir.display().to_string();
+        let environment = [
+            ("CHAT_ENDPOINTS", self.endpoints.as_str()),
+            ("CHAT_STATE_DIR", &state_dir),
+            ("CHAT_PASSWORD", &self.password),
+            ("CHAT_DEADLINE", "20"),
+        ];
+        run(&chat(), args, &environment).await
+    }
+
+    async fn json(&self, args: &[&str]) -> Result<Value> {
+        self.run(&[&["-o", "json"], args].concat()).await?.exits(0)?.json()
+    }
+
+    /// Runs a command that must be refused, with these words.
+    async fn refused(&self, args: &[&str], words: &[&str]) -> Result<()> {
+        self.run(args).await?.exits(1)?.complains_of(words)?;
+        Ok(())
+    }
+
+    async fn enter(&self) -> Result<()> {
+        self.json(&["register", self.name]).await?;
+        self.json(&["login", self.name]).await?;
+        Ok(())
+    }
+}
+
+/// The texts of an answer with messages.
+fn texts(answer: &Value) -> Result<Vec<&str>> {
+    let messages = answer["messages"].as_array().context("no messages")?;
+    messages.iter().map(|message| message["text"].as_str().context("no text")).collect()
+}
+
+#[test]
+fn accounts_are_registered_once_and_entered_only_with_the_password() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let alice = User::new(s, &cluster, "alice");
+        ensure!(alice.json(&["register", "alice"]).await?["account"] == "alice", "registered as another");
+        alice.refused(&["register", "alice"], &["alice", "chat login alice"]).await?;
+        let mallory = User { password: "a guess".into(), ..User::new(s, &cluster, "mallory") };
+        mallory.refused(&["login", "alice"], &["password"]).await?;
+        mallory.refused(&["login", "nobody"], &["password"]).await?;
+        mallory.refused(&["read"], &["chat login"]).await?;
+        alice.refused(&["send", "alice", "hi"], &["chat login"]).await?;
+        let login = alice.json(&["login", "alice"]).await?;
+        ensure!((&login["account"], &login["unread"]) == (&"alice".into(), &0.into()), "{login}");
+        ensure!(alice.json(&["whoami"]).await?["account"] == "alice", "logged in as another");
+        ensure!(alice.json(&["logout"]).await?["account"] == "alice", "logged out another");
+        alice.refused(&["whoami"], &["chat login"]).await?;
+        alice.json(&["login", "alice"]).await?;
+        alice.run(&["send"]).await?.exits(2)?;
+        alice.refused(&["register", "two words"], &["name"]).await?;
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn accounts_are_listed_by_wildcard() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        for name in ["alice", "bob", "bert", "b"] {
+            User::new(s, &cluster, name).json(&["register", name]).await?;
+        }
+        let anybody = User::new(s, &cluster, "anybody");
+        let cases = [
+            (None, vec!["alice", "b", "bert", "bob"]),
+            (Some("*"), vec!["alice", "b", "bert", "bob"]),
+            (Some("b*"), vec!["b", "bert", "bob"]),
+            (Some("b??"), vec!["bob"]),
+            (Some("*e*"), vec!["alice", "bert"]),
+            (Some("x*"), vec![]),
+        ];
+        for (pattern, expected) in cases {
+            let args: Vec<&str> = ["list"].into_iter().chain(pattern).collect();
+            let listed = anybody.json(&args).await?;
+            ensure!(listed["accounts"] == Value::from(expected), "{pattern:?}: {listed}");
+        }
+        let table = anybody.run(&["list", "b*"]).await?.exits(0)?;
+        ensure!(table.stdout == "b\nbert\nbob\n", "{:?}", table.stdout);
+        Ok(())
+    });
+}
+
+#[test]
+fn messages_are_sent_read_listed_and_deleted() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        alice.refused(&["send", "nobody", "hi"], &["nobody", "chat list"]).await?;
+        let mut ids = Vec::new();
+        for text in ["one", "two", "three", "four, with \"quotes\" and ünïcode"] {
+            let sent = alice.json(&["send", "bob", text]).await?;
+            ids.push(sent["message_id"].as_u64().context("no message_id")?);
+        }
+        ensure!(ids.is_sorted(), "{ids:?}");
+        ensure!(bob.json(&["whoami"]).await?["unread"] == 4, "not 4 unread");
+        let read = bob.json(&["read", "3"]).await?;
+        ensure!(texts(&read)? == ["one", "two", "three"] && read["unread"] == 1, "{read}");
+        ensure!(read["messages"][0]["from"] == "alice", "{read}");
+        let unread = bob.json(&["messages", "--unread"]).await?;
+        ensure!(texts(&unread)? == ["four, with \"quotes\" and ünïcode"], "{unread}");
+        let read = bob.json(&["read"]).await?;
+        ensure!(texts(&read)?.len() == 1 && read["unread"] == 0, "{read}");
+        ensure!(texts(&bob.json(&["read"]).await?)?.is_empty(), "read twice");
+        ensure!(texts(&bob.json(&["messages"]).await?)?.len() == 4, "reading deletes nothing");
+        let gone = [ids[0].to_string(), ids[2].to_string(), "999999".to_owned()];
+        let deleted = bob.json(&["delete-messages", &gone[0], &gone[1], &gone[2]]).await?;
+        ensure!(deleted["deleted"] == 2, "{deleted}");
+        let left = bob.json(&["messages"]).await?;
+        ensure!(texts(&left)? == ["two", "four, with \"quotes\" and ünïcode"], "{left}");
+        ensure!(texts(&alice.json(&["messages"]).await?)?.is_empty(), "the sender has a copy");
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn deleted_account_is_gone_with_its_mailbox_and_its_messages_stay() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        alice.json(&["send", "bob", "from alice"]).await?;
+        bob.json(&["send", "alice", "unread for ever"]).await?;
+        alice.run(&["delete-account"]).await?.exits(2)?.complains_of(&["--yes"])?;
+        let deleted = alice.json(&["delete-account", "--yes"]).await?;
+        ensure!((&deleted["messages"], &deleted["unread"]) == (&1.into(), &1.into()), "{deleted}");
+        ensure!(bob.json(&["list"]).await?["accounts"] == Value::from(vec!["bob"]), "alice is listed");
+        bob.refused(&["send", "alice", "hello?"], &["alice"]).await?;
+        alice.refused(&["login", "alice"], &["password"]).await?;
+        let read = bob.json(&["read"]).await?;
+        ensure!(texts(&read)? == ["from alice"] && read["messages"][0]["from_deleted"] == true, "{read}");
+        // The name is free again, and its new owner has none of the old one's messages.
+        alice.enter().await?;
+        ensure!(texts(&alice.json(&["messages"]).await?)?.is_empty(), "the old mailbox is back");
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn logins_and_messages_survive_the_death_of_the_primary_and_of_all() {
+    scenario(async |s| {
+        let mut cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        alice.json(&["send", "bob", "before"]).await?;
+        let primary = cluster.wait_primary().await?;
+        cluster.kill(&[primary])?;
+        alice.json(&["send", "bob", "while the primary is dead"]).await?;
+        cluster.restart(primary).await?;
+        cluster.kill(&[0, 1, 2])?;
+        cluster.start_all().await?;
+        alice.json(&["send", "bob", "after all were dead"]).await?;
+        let read = bob.json(&["read"]).await?;
+        ensure!(texts(&read)? == ["before", "while the primary is dead", "after all were dead"], "{read}");
+        cluster.wait_all_serve().await?;
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn listener_shows_each_message_once_though_its_node_dies() {
+    scenario(async |s| {
+        let mut cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        let listening =
+            async { bob.run(&["-o", "json", "listen", "--count", "20", "--timeout", "50"]).await?.exits(0) };
+        let sending = async {
+            for number in 0..20 {
+                if number % 7 == 3 {
+                    cluster.kill(&[number % 3])?;
+                }
+                alice.json(&["send", "bob", &format!("message {number}")]).await?;
+                if number % 7 == 3 {
+                    cluster.restart(number % 3).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let (heard, ()) = tokio::try_join!(listening, sending)?;
+        let lines: Vec<Value> = heard.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let heard: Vec<&str> = lines.iter().filter_map(|line| line["text"].as_str()).collect();
+        let sent: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();
+        ensure!(heard == sent, "{heard:?}");
+        cluster.verify().await?;
+        Ok(())
+    });
+}
