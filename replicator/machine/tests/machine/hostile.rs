@@ -181,17 +181,19 @@ fn a_trap_at_connect_or_disconnect_leaves_the_session_change() {
 }
 
 #[test]
-fn a_taken_session_id_is_refused() {
+fn a_second_copy_of_an_open_session_never_opens_the_first_one_again() {
+    let opened = |outcome| match outcome {
+        Outcome::SessionOpened { session, .. } => session,
+        other => panic!("not opened: {other:?}"),
+    };
     let mut node = Node::new();
     let (position, entry) = node.entry(Command::OpenSession { ttl_us: 0 });
-    node.machine.apply(position, &entry).unwrap();
+    let first = opened(node.machine.apply(position, &entry).unwrap().outcome);
+    let (position, close) = node.entry(Command::CloseSession { session: first });
+    node.machine.apply(position, &close).unwrap();
     let (position, _) = node.entry(Command::Tick);
-    let again = node.machine.apply(position, &entry).unwrap();
-    assert_eq!(refusal_of(again.outcome), replicator_machine::Refusal::SessionIdTaken);
-    let (position, _) = node.entry(Command::Tick);
-    let other = replicator_machine::Entry { seed: Seed([9; 16]), ..entry };
-    let Outcome::SessionOpened { session, .. } = node.machine.apply(position, &other).unwrap().outcome else {
-        panic!()
-    };
-    assert_eq!(session.to_string(), "88776655090909090909090909090909");
+    let second = opened(node.machine.apply(position, &entry).unwrap().outcome);
+    assert_ne!(first, second);
+    assert!(!node.machine.has_session(&first));
+    assert!(first.to_string().starts_with("88776655") && second.to_string().starts_with("88776655"));
 }
