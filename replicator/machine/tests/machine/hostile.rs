@@ -1,7 +1,6 @@
 //! Hostile requests: a typed result, the same on two machines, and the next request works.
 
 use replicator_machine::{Command, Outcome, Trap, TrapKind};
-use replicator_types::Seed;
 
 use crate::harness::*;
 
