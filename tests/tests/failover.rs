@@ -121,6 +121,9 @@ fn primary_stopped_and_continued_reads_nothing_stale_and_doubles_no_write() {
                 tokio::spawn(async move { old.query(read).await })
             })
             .collect();
+        // By the time that this is answered, those are on their way.
+        let read = new.query(query("get x", Consistency::Linearizable)).await?.into_inner();
+        ensure!(read.response == "111", "{read:?}");
         cluster[primary].resume()?;
         let mut fresh_reads = 0;
         until("the old primary serves again", async || {

@@ -112,7 +112,7 @@ fn blank_twin_is_let_in_only_when_the_living_node_is_gone_which_then_is_refused(
         ensure!(!before.contains(&joined.disk_id), "{:016x} was there before", joined.disk_id);
         let since = cluster[of].log_bytes();
         cluster[of].start(&[])?;
-        cluster[of].exits(3, since, &["no longer a member", "--rejoin"]).await?;
+        cluster[of].exits(1, since, &["no longer a member", "--rejoin"]).await?;
         Ok(())
     });
 }

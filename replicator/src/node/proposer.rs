@@ -80,7 +80,9 @@ impl Pending {
 enum Given {
     /// A primary has it, and may yet refuse it.
     Taken(Option<BoxFuture<'static, Rejected>>),
-    /// It was not, or perhaps not, taken.
+    /// It was not taken, for sure.
+    Refused,
+    /// Whether it was taken is unknown.
     Doubtful,
 }
 
@@ -148,7 +150,7 @@ impl Proposer {
 
     /// Gives the next batch to the primary.
     async fn give(&self, pending: &mut Pending, view: &View) -> Given {
-        let Some(primary) = view.primary() else { return Given::Doubtful };
+        let Some(primary) = view.primary() else { return Given::Refused };
         let wanted = self.waiters.mark_proposed(pending.batch().map(|proposal| proposal.seed));
         let batch = pending.batch().zip(&wanted).filter(|(_, wanted)| **wanted);
         let batch: Vec<Bytes> = batch.map(|(proposal, _)| proposal.encoded.clone()).collect();
@@ -159,7 +161,7 @@ impl Proposer {
                 Ok(result) => Given::Taken(Some(result)),
                 Err(error) => {
                     tracing::debug!(%error, "proposing failed");
-                    Given::Doubtful
+                    Given::Refused
                 }
             }
         } else {
@@ -170,15 +172,17 @@ impl Proposer {
             };
             match proposed {
                 Ok(true) => Given::Taken(None),
-                Ok(false) => Given::Doubtful,
+                Ok(false) => Given::Refused,
                 Err(error) => {
                     tracing::debug!(%error, primary = primary.node, "passing entries on failed");
                     Given::Doubtful
                 }
             }
         };
-        if matches!(given, Given::Taken(_)) {
-            pending.given += wanted.len();
+        match given {
+            Given::Taken(_) => pending.given += wanted.len(),
+            Given::Refused => self.waiters.unmark_proposed(pending.batch().map(|proposal| proposal.seed)),
+            Given::Doubtful => {}
         }
         given
     }

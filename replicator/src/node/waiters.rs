@@ -96,6 +96,16 @@ impl Waiters {
             .collect()
     }
 
+    /// Takes back one mark: those entries were not given to a primary after all.
+    pub(super) fn unmark_proposed(&self, seeds: impl Iterator<Item = Seed>) {
+        let mut waiting = self.lock();
+        for seed in seeds {
+            if let Some(waiter) = waiting.entries.get_mut(&seed) {
+                waiter.proposed = waiter.proposed.saturating_sub(1);
+            }
+        }
+    }
+
     /// Answers those of a batch of applied entries that somebody waits for.
     ///
     /// A refusal that a later copy of the same entry might not meet is no outcome yet if there may be such a copy: its waiter goes on.
@@ -136,6 +146,10 @@ mod tests {
     fn an_entry_never_given_to_a_primary_is_known_to_have_done_nothing() {
         let waiters = Waiters::new(10, 1_000);
         let _done = waiters.add(SEED, 10).unwrap();
+        assert_eq!(waiters.give_up(SEED), Some(false));
+        let _done = waiters.add(SEED, 10).unwrap();
+        assert_eq!(waiters.mark_proposed([SEED].into_iter()), [true]);
+        waiters.unmark_proposed([SEED].into_iter());
         assert_eq!(waiters.give_up(SEED), Some(false));
         let _done = waiters.add(SEED, 10).unwrap();
         assert_eq!(waiters.mark_proposed([SEED].into_iter()), [true]);

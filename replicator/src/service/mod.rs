@@ -33,6 +33,8 @@ const STREAMS_MAX: u32 = 4_096;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take whatever its caller says.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// gRPC's standard health service, by its name.
+const HEALTH: &str = "grpc.health.v1.Health";
 /// Bytes of a module that travel in one message.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -63,8 +65,14 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let admin = AdminServiceServer::new(AdminApi { node: node.clone() });
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflect =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET);
+    // What is served on this door, and not all that is in the files: peers have another one.
+    let reflect = || {
+        [pb::replicator_service_server::SERVICE_NAME, pb::admin_service_server::SERVICE_NAME, HEALTH]
+            .into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), |builder, service| builder.with_service_name(service))
+            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let reflection = reflect().build_v1().map_err(io::Error::other)?;
     let old_reflection = reflect().build_v1alpha().map_err(io::Error::other)?;
     let router = limited()
