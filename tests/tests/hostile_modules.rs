@@ -173,7 +173,6 @@ fn query_that_traps_or_writes_leaves_no_trace() {
 }
 
 #[test]
-#[ignore = "open: docs/guest-abi.md gives the description a grammar, and the machine takes any printable text"]
 fn description_that_breaks_the_grammar_is_refused_by_init() {
     scenario(async |s| {
         let cluster = s.blank(3).await?;

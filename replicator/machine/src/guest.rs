@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     decode::{Output, decode},
-    engine,
+    description, engine,
     halt::Halt,
     limits::{Limits, PAGE_BYTES},
     load::{LoadError, ModuleInfo},
@@ -308,10 +308,9 @@ pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, Loa
     let text = memory.get(start..start + len).filter(|_| len <= DESCRIPTION_BYTES_MAX);
     let text =
         text.ok_or_else(|| failed("rsm_describe", format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
-    match std::str::from_utf8(text) {
-        Ok(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
-        _ => Err(failed("rsm_describe", "it must answer printable UTF-8".to_owned())),
-    }
+    let text = String::from_utf8_lossy(text).into_owned();
+    description::check(&text).map_err(|what| failed("rsm_describe", what))?;
+    Ok(text)
 }
 
 /// What a store knows beside the guest: its memory limit.

@@ -22,6 +22,7 @@ pub mod bench;
 
 mod application;
 mod decode;
+mod description;
 mod digest;
 mod engine;
 mod guest;
