@@ -313,3 +313,34 @@ fn chat_module_answers_refuses_and_keeps_its_state_over_a_restart() {
         Ok(())
     });
 }
+
+/// A primary that resumed its term after a restart would answer reads at that term's first index, before it has applied the rest.
+#[test]
+fn linearizable_read_after_a_restart_sees_everything_acknowledged_before_it() {
+    scenario(async |s| {
+        for nodes in [1, 3] {
+            let mut cluster = s.cluster(nodes, &module("counter")).await?;
+            let load = Load::start(&cluster, "x", 500).await?;
+            load.advance(12_000).await?;
+            let acknowledged = load.settle(&cluster).await?;
+            let all: Vec<usize> = (0..nodes).collect();
+            for _ in 0..2 {
+                cluster.kill(&all)?;
+                cluster.start_all().await?;
+                // Asked from the first moment on: refused for a while, and then whole.
+                for index in 0..nodes {
+                    let mut node = cluster.node(index).await?;
+                    let read = loop {
+                        match node.query(within(SECOND, linearizable("get x"))).await {
+                            Ok(read) => break read.into_inner(),
+                            Err(status) if status.code() == Code::Unavailable => {}
+                            Err(status) => anyhow::bail!("{status:?}"),
+                        }
+                    };
+                    ensure!(read.response == acknowledged.to_string(), "{read:?} of {acknowledged} at node {index}");
+                }
+            }
+        }
+        Ok(())
+    });
+}

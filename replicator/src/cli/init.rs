@@ -46,6 +46,9 @@ struct LimitFlags {
     /// Bytes of one request
     #[arg(long, value_name = "BYTES")]
     request_bytes: Option<u32>,
+    /// Bytes of what one call of the module may put out
+    #[arg(long, value_name = "BYTES")]
+    output_bytes: Option<u32>,
     /// Sessions open at once
     #[arg(long, value_name = "N")]
     sessions: Option<u32>,
@@ -55,6 +58,12 @@ struct LimitFlags {
     /// A session's time to live unless its client asks for another, milliseconds
     #[arg(long, value_name = "MS")]
     session_ttl_ms: Option<u64>,
+    /// The longest time to live that a client may ask for, milliseconds
+    #[arg(long, value_name = "MS")]
+    session_ttl_max_ms: Option<u64>,
+    /// Period of the session clock, milliseconds: sessions expire with about this precision
+    #[arg(long, value_name = "MS")]
+    tick_ms: Option<u64>,
     /// Pushed events kept for subscribers that come back, bytes
     #[arg(long, value_name = "BYTES")]
     retained_push_bytes: Option<u64>,
@@ -67,11 +76,13 @@ impl From<LimitFlags> for pb::Limits {
             query_fuel: flags.query_fuel.unwrap_or_default(),
             memory_pages: flags.memory_pages.unwrap_or_default(),
             request_bytes: flags.request_bytes.unwrap_or_default(),
+            output_bytes: flags.output_bytes.unwrap_or_default(),
             sessions: flags.sessions.unwrap_or_default(),
             session_window: flags.session_window.unwrap_or_default(),
             session_ttl_ms: flags.session_ttl_ms.unwrap_or_default(),
+            session_ttl_max_ms: flags.session_ttl_max_ms.unwrap_or_default(),
             retained_push_bytes: flags.retained_push_bytes.unwrap_or_default(),
-            ..Self::default()
+            tick_ms: flags.tick_ms.unwrap_or_default(),
         }
     }
 }
