@@ -5,16 +5,14 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::FutureExt;
-use replicator_machine::{Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint};
-use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, ModuleStore, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash, Position, Seed};
-use sha2::{Digest as _, Sha256};
+use replicator_machine::{Command, Machine};
+use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
+use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Node, Running, Stage, WAITERS_MAX, WAITING_BYTES_MAX, Waiters, applier::FetchModule, proposer::Proposer,
+    Applier, Founding, Node, Running, Stage, Waiters, applier::FetchModule, modules::Modules, proposer::Proposer,
     reads::Reads,
 };
 use crate::{
@@ -27,12 +25,12 @@ use crate::{
     transport::{Envelope, Join, Peers},
 };
 
-/// The largest module that is fetched from a peer.
-const MODULE_BYTES_MAX: usize = 64 << 20;
+/// Requests that one node may wait for at once, and their bytes, together.
+const WAITERS_MAX: usize = 32_768;
+const WAITING_BYTES_MAX: usize = 512 << 20;
 /// The application log's name in the folder.
 const LOG: &str = "log";
 const RETRY: Duration = Duration::from_millis(300);
-const FOUND_MAX: Duration = Duration::from_secs(30);
 
 /// Why a node doesn't start, or can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -91,21 +89,6 @@ impl StartError {
     }
 }
 
-/// What `replicator init` decides.
-#[derive(Debug, Clone)]
-pub struct Founding {
-    /// The new cluster.
-    pub cluster: ClusterId,
-    /// Its voters, the receiver among them.
-    pub members: Vec<Member>,
-    /// Its module.
-    pub module: ModuleHash,
-    /// For the module.
-    pub app_config: Bytes,
-    /// For ever.
-    pub limits: Limits,
-}
-
 /// The vote in `meta`.
 struct MetaVotes(NodeDir);
 
@@ -116,19 +99,6 @@ impl VoteStore for MetaVotes {
 
     fn save_vote(&self, vote: Vec<u8>) -> Result<(), StorageError> {
         self.0.update(|meta| meta.vote = Some(vote))
-    }
-}
-
-/// The module store, as the machine sees it.
-struct Modules(ModuleStore);
-
-impl ModuleSource for Modules {
-    fn module(&self, hash: &ModuleHash) -> Option<Bytes> {
-        // A damaged file counts as missing: it is fetched again and replaced.
-        self.0.get(*hash).unwrap_or_else(|error| {
-            tracing::error!(%error, "fetching the module again");
-            None
-        })
     }
 }
 
@@ -281,36 +251,6 @@ impl Node {
         }
     }
 
-    /// Checks what can't be taken back: a genesis entry that the machine refuses would halt every replica for ever.
-    async fn check_founding(&self, founding: &Founding) -> Result<(), String> {
-        if !founding.members.iter().any(|member| member.disk == self.disk) {
-            return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
-        }
-        if !matches!(founding.members.len(), 1 | 3 | 5) {
-            let n = founding.members.len();
-            return Err(format!("{n} members: a majority cluster has 1, 3 or 5"));
-        }
-        let entry = self.genesis_entry(founding, founding.cluster, Lineage(0));
-        let modules = Modules(self.modules.clone());
-        let tried = tokio::task::spawn_blocking(move || {
-            Machine::new(Arc::new(modules)).apply(Position::new(1, 1), &entry).map(drop)
-        });
-        tried.await.map_err(|error| error.to_string())?.map_err(|halt| halt.to_string())
-    }
-
-    fn genesis_entry(&self, founding: &Founding, cluster: ClusterId, lineage: Lineage) -> Entry {
-        let genesis = Genesis {
-            cluster,
-            lineage,
-            module: founding.module,
-            app_config: founding.app_config.clone(),
-            limits: founding.limits.clone(),
-            engine: engine_fingerprint(),
-        };
-        let command = Command::Genesis(Box::new(genesis));
-        Entry { time_us: self.seams.clock.now_us(), seed: Seed(self.seams.random()), command }
-    }
-
     /// Asks every peer once. `Err(Some)`: a cluster is there, and refuses.
     async fn ask_to_join(&self) -> Result<(ClusterId, Lineage), Option<String>> {
         tokio::time::sleep(RETRY).await;
@@ -372,17 +312,6 @@ impl Node {
         Ok(running)
     }
 
-    /// Gets the genesis entry into the log, through whichever primary the new group elects.
-    async fn begin_history(&self, running: &Running, founding: Founding) -> Result<LogIndex, String> {
-        let entry = self.genesis_entry(&founding, running.cluster, running.lineage);
-        let deadline = Self::deadline(FOUND_MAX);
-        match self.submit(entry.command, deadline).await {
-            Ok(done) if done.outcome == Outcome::Genesis => Ok(done.position.index),
-            Ok(done) => Err(format!("the genesis entry became {:?}", done.outcome)),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     /// Ends the process when the group can't go on.
     async fn watch_group(self: Arc<Self>, running: Arc<Running>) {
         let why = running.strategy.stopped().await;
@@ -423,44 +352,6 @@ impl Node {
                 let _ = self.submit(Command::Tick, deadline).await;
             }
         }
-    }
-
-    /// Gets missing modules from whichever peer has them, checking their hash.
-    async fn fetch_modules(self: Arc<Self>, mut missing: mpsc::Receiver<(ModuleHash, oneshot::Sender<()>)>) {
-        while let Some((hash, done)) = missing.recv().await {
-            tracing::info!(%hash, "fetching a module");
-            while !self.fetch_module(hash).await {
-                tokio::time::sleep(RETRY).await;
-            }
-            let _ = done.send(());
-        }
-    }
-
-    async fn fetch_module(&self, hash: ModuleHash) -> bool {
-        if matches!(self.modules.get(hash), Ok(Some(_))) {
-            return true;
-        }
-        for peer in &self.config.peers {
-            let Ok(channel) = self.peers.channel(peer.peer_address.as_str()) else { continue };
-            let bytes = match channel.fetch_module(hash, MODULE_BYTES_MAX).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    tracing::debug!(%error, peer = %peer.name, "no module from this peer");
-                    continue;
-                }
-            };
-            if ModuleHash(Sha256::digest(&bytes).into()) != hash {
-                tracing::warn!(peer = %peer.name, %hash, "the peer sent other bytes under this hash");
-                continue;
-            }
-            let modules = self.modules.clone();
-            match tokio::task::spawn_blocking(move || modules.put(&bytes)).await {
-                Ok(Ok(_)) => return true,
-                Ok(Err(error)) => self.fail(error),
-                Err(error) => tracing::error!(%error, "storing a module"),
-            }
-        }
-        false
     }
 }
 

@@ -27,6 +27,24 @@ fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], HexError> {
     Ok(bytes)
 }
 
+macro_rules! hexadecimal {
+    ($name:ident, $from_hex:expr) => {
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = HexError;
+
+            fn from_str(text: &str) -> Result<Self, HexError> {
+                parse_hex(text).map($from_hex)
+            }
+        }
+    };
+}
+
 macro_rules! byte_identity {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
@@ -39,19 +57,7 @@ macro_rules! byte_identity {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = HexError;
-
-            fn from_str(text: &str) -> Result<Self, HexError> {
-                parse_hex(text).map(Self)
-            }
-        }
+        hexadecimal!($name, Self);
 
         impl TryFrom<&[u8]> for $name {
             type Error = std::array::TryFromSliceError;
@@ -75,19 +81,7 @@ macro_rules! number_identity {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = HexError;
-
-            fn from_str(text: &str) -> Result<Self, HexError> {
-                parse_hex(text).map(u64::from_be_bytes).map(Self)
-            }
-        }
+        hexadecimal!($name, |bytes| Self(u64::from_be_bytes(bytes)));
     };
 }
 

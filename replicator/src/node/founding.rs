@@ -1,0 +1,71 @@
+//! How a cluster begins: what `replicator init` decides, checked, and its genesis entry.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use replicator_machine::{Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint};
+use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Seed};
+
+use super::{Node, Running, modules::Modules};
+use crate::replication::Member;
+
+/// How long the new group may take to elect a primary and commit the genesis entry.
+const FOUND_MAX: Duration = Duration::from_secs(30);
+
+/// What `replicator init` decides.
+#[derive(Debug, Clone)]
+pub struct Founding {
+    /// The new cluster.
+    pub cluster: ClusterId,
+    /// Its voters, the receiver among them.
+    pub members: Vec<Member>,
+    /// Its module.
+    pub module: ModuleHash,
+    /// For the module.
+    pub app_config: Bytes,
+    /// For ever.
+    pub limits: Limits,
+}
+
+impl Node {
+    /// Checks what can't be taken back: a genesis entry that the machine refuses would halt every replica for ever.
+    pub(super) async fn check_founding(&self, founding: &Founding) -> Result<(), String> {
+        if !founding.members.iter().any(|member| member.disk == self.disk) {
+            return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
+        }
+        if !matches!(founding.members.len(), 1 | 3 | 5) {
+            let n = founding.members.len();
+            return Err(format!("{n} members: a majority cluster has 1, 3 or 5"));
+        }
+        let entry = self.genesis_entry(founding, founding.cluster, Lineage(0));
+        let modules = Modules(self.modules.clone());
+        let tried = tokio::task::spawn_blocking(move || {
+            Machine::new(Arc::new(modules)).apply(Position::new(1, 1), &entry).map(drop)
+        });
+        tried.await.map_err(|error| error.to_string())?.map_err(|halt| halt.to_string())
+    }
+
+    fn genesis_entry(&self, founding: &Founding, cluster: ClusterId, lineage: Lineage) -> Entry {
+        let genesis = Genesis {
+            cluster,
+            lineage,
+            module: founding.module,
+            app_config: founding.app_config.clone(),
+            limits: founding.limits.clone(),
+            engine: engine_fingerprint(),
+        };
+        let command = Command::Genesis(Box::new(genesis));
+        Entry { time_us: self.seams.clock.now_us(), seed: Seed(self.seams.random()), command }
+    }
+
+    /// Gets the genesis entry into the log, through whichever primary the new group elects.
+    pub(super) async fn begin_history(&self, running: &Running, founding: Founding) -> Result<LogIndex, String> {
+        let entry = self.genesis_entry(&founding, running.cluster, running.lineage);
+        let deadline = Self::deadline(FOUND_MAX);
+        match self.submit(entry.command, deadline).await {
+            Ok(done) if done.outcome == Outcome::Genesis => Ok(done.position.index),
+            Ok(done) => Err(format!("the genesis entry became {:?}", done.outcome)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
