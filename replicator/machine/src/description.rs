@@ -1,7 +1,10 @@
 //! The grammar of a module's description, as `docs/guest-abi.md` gives it.
 
+/// Whether a value is what its word takes.
+type Check = fn(&str) -> bool;
+
 /// The words that every description begins with, in this order.
-const REQUIRED: [(&str, fn(&str) -> bool); 4] =
+const REQUIRED: [(&str, Check); 4] =
     [("app", is_name), ("version", is_version), ("schema", is_number), ("accepts_from", is_numbers)];
 
 /// Checks a description.
