@@ -218,3 +218,20 @@ fn listener_shows_each_message_once_though_its_node_dies() {
         Ok(())
     });
 }
+
+/// A refusal has its number too. Left unsaved, it was the answer of the same command for ever.
+#[test]
+fn a_refused_command_succeeds_once_its_reason_has_gone() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        for _ in 0..2 {
+            alice.refused(&["send", "bob", "hello"], &["no account of this name"]).await?;
+        }
+        bob.enter().await?;
+        alice.json(&["send", "bob", "hello"]).await?;
+        ensure!(texts(&bob.json(&["read"]).await?)? == ["hello"], "not once");
+        Ok(())
+    });
+}

@@ -281,3 +281,25 @@ fn transfer_under_load_fails_no_request() {
         Ok(())
     });
 }
+
+/// A connection that fails without asking for a request was tried again at once, 50,000 times a second.
+#[test]
+fn a_dead_follower_costs_the_primary_next_to_nothing() {
+    scenario(async |s| {
+        let mut cluster = s.cluster(3, &module("counter")).await?;
+        let primary = cluster.wait_primary().await?;
+        let victim = cluster.others(primary)[0];
+        cluster.kill(&[victim])?;
+        let before = cluster[primary].log_bytes();
+        let load = Load::start(&cluster, "x", 1).await?;
+        load.advance(500).await?;
+        let written = cluster[primary].log_bytes() - before;
+        ensure!(
+            written < 20_000,
+            "{} wrote {written} bytes to its log while a follower was dead",
+            cluster[primary].name
+        );
+        cluster.restart(victim).await?;
+        settle(&cluster, vec![load]).await
+    });
+}

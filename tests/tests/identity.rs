@@ -95,7 +95,7 @@ fn blank_twin_is_let_in_only_when_the_living_node_is_gone_which_then_is_refused(
         until("the twin is told why it isn't let in", async || {
             let status = client.status(&twin.client_address, false).await?;
             ensure!(status.state() == NodeState::Blank, "{status:?}");
-            ensure!(status.detail.contains("stop that process first"), "{}", status.detail);
+            ensure!(status.detail.contains("has just answered; stop that process"), "{}", status.detail);
             Ok(())
         })
         .await?;

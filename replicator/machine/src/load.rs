@@ -61,6 +61,9 @@ const FUNCTIONS: [(&str, &[ValType], &[ValType], bool); 10] = [
 /// Why bytes are refused as a module, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
+    /// Not wasm at all.
+    #[error("it is no wasm module: its first bytes are not those of one")]
+    NotWasm,
     /// Longer than any module may be.
     #[error("the module has {bytes} bytes, at most {MODULE_BYTES_MAX} are taken; strip it, and build it for size")]
     TooLong {
@@ -234,6 +237,9 @@ pub(crate) const fn features() -> WasmFeatures {
 pub fn check(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
     if bytes.len() > MODULE_BYTES_MAX {
         return Err(LoadError::TooLong { bytes: bytes.len() });
+    }
+    if !bytes.starts_with(b"\0asm") {
+        return Err(LoadError::NotWasm);
     }
     // What is refused by name goes first: "it imports fd_write" helps more than what the validator would say.
     let mut checks = Checks::default();

@@ -1,6 +1,11 @@
 //! `replicator init`: makes a cluster of blank nodes, once.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -9,15 +14,18 @@ use replicator_client::Client;
 use replicator_proto::replicator::v1 as pb;
 use serde_json::json;
 
-use super::{Endpoints, Failure, Output, output};
+use super::{Failure, Output, output};
 
+/// The largest file that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of a module that travel in one message.
 const CHUNK_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    #[command(flatten)]
-    endpoints: Endpoints,
+    /// Client addresses of all nodes of the new cluster, each once
+    #[arg(long, env = "REPLICATOR_ENDPOINTS", value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
+    endpoints: Vec<String>,
     /// The module to run
     #[arg(long, value_name = "FILE.wasm")]
     module: PathBuf,
@@ -88,12 +96,12 @@ impl From<LimitFlags> for pb::Limits {
 }
 
 pub(super) async fn run(args: InitArgs) -> Result<(), Failure> {
-    let module = fs::read(&args.module).with_context(|| format!("can't read {}", args.module.display()))?;
+    let module = read(&args.module)?;
     let app_config = match &args.app_config {
-        Some(path) => fs::read(path).with_context(|| format!("can't read {}", path.display()))?,
+        Some(path) => read(path)?,
         None => Vec::new(),
     };
-    let made = make_cluster(&args.endpoints.endpoints, module.into(), app_config.into(), args.limits.into()).await?;
+    let made = make_cluster(&args.endpoints, module.into(), app_config.into(), args.limits.into()).await?;
     match args.output.output {
         output::Format::Json => output::print_json(&json!({
             "cluster_id": output::hex(&made.cluster_id),
@@ -107,6 +115,17 @@ pub(super) async fn run(args: InitArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Reads a file that may be as large as a module.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).with_context(|| format!("can't read {}", path.display()))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("can't read {}", path.display()))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        bail!("{} has more than {} MiB", path.display(), FILE_BYTES_MAX >> 20);
+    }
+    Ok(bytes)
 }
 
 /// What came of it.

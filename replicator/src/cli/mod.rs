@@ -96,10 +96,19 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(Failure::Failed(error)) => told(&format!("{error:#}"), 1),
+        Err(Failure::Failed(error)) => told(&words(&error), 1),
         Err(Failure::Usage(error)) => told(&error, 2),
-        Err(Failure::Damage(error)) => told(&format!("{error:#}"), 3),
+        Err(Failure::Damage(error)) => told(&words(&error), 3),
     }
+}
+
+/// An error and its causes, those left out that it has told already.
+fn words(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
+        cause if told.contains(&cause) => told,
+        cause if told.is_empty() => cause,
+        cause => format!("{told}: {cause}"),
+    })
 }
 
 fn told(error: &str, code: u8) -> ExitCode {

@@ -83,8 +83,8 @@ async fn stdin_ended() {
 }
 
 fn log_to_stderr(levels: &str) -> Result<(), Failure> {
-    // openraft tells a long story at each start and election; it is there for those who ask.
-    let levels = if levels.contains(['=', ',']) { levels.to_owned() } else { format!("{levels},openraft=warn") };
+    // openraft tells a long story at each start and election, and each failed heartbeat; it is there for those who ask.
+    let levels = if levels.contains(['=', ',']) { levels.to_owned() } else { format!("{levels},openraft=error") };
     let filter = tracing_subscriber::EnvFilter::try_new(&levels)
         .map_err(|error| Failure::Usage(format!("log = {levels:?}: {error}; try info, or info,replicator=debug")))?;
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

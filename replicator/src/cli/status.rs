@@ -50,8 +50,10 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
         }
         output::Format::Table => {
             print(&nodes)?;
-            if let Some(verdict) = &verdict {
-                println!("{verdict}");
+            if let Some(verdict @ Verdict::Equal { replicas, .. }) = &verdict {
+                let silent = nodes.len() - replicas;
+                let rest = if silent == 0 { String::new() } else { format!("; {silent} did not answer") };
+                println!("{verdict}{rest}");
             }
         }
     }
@@ -74,7 +76,13 @@ pub(super) async fn survey(client: &Client, endpoints: &[String]) -> Vec<Surveye
         }))
         .await
     };
-    let mut nodes = ask(endpoints.to_vec()).await;
+    let mut asked: Vec<String> = Vec::new();
+    endpoints.iter().filter(|e| !e.is_empty()).for_each(|e| {
+        if !asked.contains(e) {
+            asked.push(e.clone())
+        }
+    });
+    let mut nodes = ask(asked).await;
     let mut known: Vec<String> = nodes.iter().map(|node| node.endpoint.clone()).collect();
     let answered = nodes.iter().filter_map(|node| node.status.as_ref().ok());
     let named: Vec<&str> = answered.clone().map(|status| status.node_id.as_str()).collect();
@@ -217,6 +225,9 @@ impl std::fmt::Display for Verdict {
 /// Waits until all replicas that answer stand at the same index, then compares their digests and the hashes of their whole states.
 pub(super) async fn verify(client: &Client, nodes: &[Surveyed]) -> Verdict {
     let endpoints: Vec<&str> = nodes.iter().filter(|n| n.status.is_ok()).map(|n| n.endpoint.as_str()).collect();
+    if let Some(blank) = nodes.iter().filter_map(|n| n.status.as_ref().ok()).find(|s| s.module_sha256.is_empty()) {
+        return Verdict::Unknown(format!("{} has no state yet ({})", blank.node_id, state_name(blank.state())));
+    }
     if endpoints.len() < 2 {
         return Verdict::Unknown(format!("{} replicas answer; a comparison needs two", endpoints.len()));
     }

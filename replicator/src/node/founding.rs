@@ -1,6 +1,6 @@
 //! How a cluster begins: what `replicator init` decides, checked, and its genesis entry.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use replicator_machine::{Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint};
@@ -32,6 +32,18 @@ impl Node {
     pub(super) async fn check_founding(&self, founding: &Founding) -> Result<(), String> {
         if !founding.members.iter().any(|member| member.disk == self.disk) {
             return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
+        }
+        let names: BTreeSet<&str> = founding.members.iter().map(|member| member.node.as_str()).collect();
+        let peers = self.config.peers.iter().map(|peer| peer.name.as_str());
+        let configured: BTreeSet<&str> = peers.chain([self.config.name.as_str()]).collect();
+        if names != configured {
+            let list = |names: &BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(", ");
+            return Err(format!(
+                "{} is configured with the nodes {}, and `init` names {}; give --endpoints of all of them, each once",
+                self.config.name,
+                list(&configured),
+                list(&names)
+            ));
         }
         if !matches!(founding.members.len(), 1 | 3 | 5) {
             let n = founding.members.len();

@@ -22,7 +22,8 @@ impl ModuleSource for Modules {
     fn module(&self, hash: &ModuleHash) -> Option<Bytes> {
         // A damaged file counts as missing: it is fetched again and replaced.
         self.0.get(*hash).unwrap_or_else(|error| {
-            tracing::error!(%error, "fetching the module again");
+            tracing::warn!(%hash, "a stored module is damaged or unreadable, and is taken again from a peer");
+            tracing::debug!(%error, "the module");
             None
         })
     }

@@ -69,6 +69,12 @@ pub enum StartError {
     /// The group or its disk has failed.
     #[error("{0}")]
     Stopped(String),
+    /// The disk is full.
+    #[error("the disk of {} is full. Nothing acknowledged is lost; free some space, and start the node again", dir.display())]
+    DiskFull {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The folder is of a cluster with another mode.
     #[error("the cluster in {} runs in {stored} mode, and the configuration says {configured}; correct the latter", dir.display())]
     Mode {
@@ -117,7 +123,7 @@ impl Node {
         let (log, report) = DiskLog::open(&dir, LOG, DiskLogOptions::default())?;
         // Raised before anything is sent, so that no two starts of a disk are ever taken for one (safety rule 2).
         let incarnation = dir.raise_incarnation()?;
-        tracing::info!(?report, "opened the log");
+        tracing::info!(records = report.records, bytes = report.bytes, new = report.created, "opened the log");
 
         let modules = dir.modules()?;
         let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
@@ -315,6 +321,10 @@ impl Node {
     /// Ends the process when the group can't go on.
     async fn watch_group(self: Arc<Self>, running: Arc<Running>) {
         let why = running.strategy.stopped().await;
+        // The group passes a storage error on as words.
+        if why.contains(&rustix::io::Errno::NOSPC.to_string()) {
+            return self.fail(StartError::DiskFull { dir: self.dir.path().to_owned() });
+        }
         self.fail(StartError::Stopped(format!("the replication group has stopped: {why}")));
     }
 

@@ -100,12 +100,17 @@ impl Node {
                 status.epoch = view.epoch;
                 status.primary = view.primary().cloned();
                 status.members = view.members.iter().map(|m| (m.clone(), matched(m.disk))).collect();
+                let voters = view.members.iter().filter(|member| member.voter).count();
                 status.committed = progress.committed.unwrap_or_default();
                 status.detail = match progress.quorum_silent_for {
                     _ if status.primary.is_none() => self.why_no_primary(),
-                    Some(silent) if silent > QUORUM_SILENCE => {
+                    Some(silent) if silent > QUORUM_SILENCE && voters > 1 => {
                         let seconds = silent.as_secs();
                         format!("no majority has answered for {seconds} s: writes and linearizable reads wait for one")
+                    }
+                    _ if view.role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow() => {
+                        "no primary confirms itself: fewer than a majority answer, or an election or a start is under way"
+                            .to_owned()
                     }
                     _ => String::new(),
                 };

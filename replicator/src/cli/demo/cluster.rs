@@ -143,8 +143,13 @@ impl Cluster {
     pub(super) async fn found(&self, module: &Path) -> anyhow::Result<()> {
         let first = self.client.status(&self.nodes[0].client_address, false).await?;
         if first.cluster_id.is_empty() && first.state() != NodeState::Checking {
-            let bytes = fs::read(module).with_context(|| format!("can't read {}", module.display()))?;
-            init::make_cluster(&self.endpoints(), bytes.into(), bytes::Bytes::new(), pb::Limits::default()).await?;
+            init::make_cluster(
+                &self.endpoints(),
+                init::read(module)?.into(),
+                bytes::Bytes::new(),
+                pb::Limits::default(),
+            )
+            .await?;
         }
         for index in 0..self.nodes.len() {
             self.wait_serving(index).await?;
@@ -158,6 +163,7 @@ impl Cluster {
             matches!(status.state(), NodeState::Primary | NodeState::Follower)
                 && !status.module_sha256.is_empty()
                 && !status.primary_node_id.is_empty()
+                && status.detail.is_empty()
                 && status.applied_log_index >= status.committed_log_index
         };
         self.wait_until(index, "serve", serving).await

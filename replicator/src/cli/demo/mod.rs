@@ -50,6 +50,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     if args.script && args.nodes < 3 {
         return Err(Failure::Usage("--script kills a node and goes on, so it needs --nodes 3 or 5".into()));
     }
+    if !module.is_file() {
+        return Err(Failure::Usage(format!("{} is no file", module.display())));
+    }
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let mut cluster = Cluster::prepare(args.nodes, args.data_dir.as_deref())?;
@@ -107,11 +110,17 @@ async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
     let nodes = cluster.survey().await;
     status::print(&nodes)?;
     let endpoints = cluster.endpoints().join(",");
+    let programs = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
+    let kill = match nodes.len() {
+        1 => "Kill it; it comes back after five seconds, with everything that it had acknowledged:",
+        _ => "Kill any minority of them and go on; each comes back after five seconds:",
+    };
     let pids: Vec<String> = cluster.pids().map(|(node, pid)| format!("kill -9 {pid}    # {node}")).collect();
     println!(
         "
-{} nodes serve in {}. In other terminals:
+{} serve in {}. In other terminals:
 
+  export PATH={}:$PATH
   export CHAT_ENDPOINTS={endpoints} REPLICATOR_ENDPOINTS={endpoints}
   chat register alice; chat login alice
   chat register bob; chat login bob
@@ -119,13 +128,15 @@ async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
   chat --user alice send bob 'Are you there?'
   replicator status --verify
 
-Kill any minority of them and go on; each comes back after five seconds:
+{}
 
   {}
 
 Ctrl-C ends it all.",
-        nodes.len(),
+        output::count(nodes.len(), "node"),
         cluster.dir().display(),
+        programs.display(),
+        kill,
         pids.join("\n  ")
     );
     loop {

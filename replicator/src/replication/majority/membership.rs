@@ -74,7 +74,10 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
         return refused(format!("no member is called {:?}; the members are {}", join.node, names.join(", ")));
     }
     if let Some(alive) = alive(&metrics, &old) {
-        return refused(format!("{} runs on disk {alive} and answers; stop that process first", join.node));
+        return refused(format!(
+            "{} runs on disk {alive} and has just answered; stop that process, or wait a few seconds if it has ended",
+            join.node
+        ));
     }
     let address = Address { node: join.node, client: join.client_address, peer: join.peer_address };
     match raft.add_learner(join.disk, address, false).await {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use openraft::{
     OptionalSend, RaftNetworkFactory,
     alias::{SnapshotOf, VoteOf},
@@ -42,7 +45,14 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 
     async fn new_client(&mut self, target: DiskId, address: &Address) -> Link {
         let channel = self.peers.channel(&address.peer);
-        Link { channel, envelope: Envelope { to: target, ..self.envelope }, heartbeats: false, exchange: None }
+        Link {
+            node: address.node.clone(),
+            channel,
+            envelope: Envelope { to: target, ..self.envelope },
+            heartbeats: false,
+            exchange: None,
+            answers: true,
+        }
     }
 
     async fn new_heartbeat_client(&mut self, target: DiskId, address: &Address) -> Link {
@@ -52,11 +62,14 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 
 /// Calls from one of the group's tasks to one peer.
 pub(super) struct Link {
+    node: String,
     channel: Result<PeerChannel, TransportError>,
     envelope: Envelope,
     /// Whether it carries heartbeats: one request at a time, all on one stream, which is kept open.
     heartbeats: bool,
     exchange: Option<Exchange>,
+    /// Whether the peer answered last time, so that a change is told once.
+    answers: bool,
 }
 
 /// An open stream on which each request waits for its answer: heartbeats.
@@ -129,7 +142,14 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let payload = codec::encode(&WireAppend(request)).into();
-        let answer = self.exchange(payload, option.hard_ttl()).await.map_err(|error| network(&error))?;
+        let answer = self.exchange(payload, option.hard_ttl()).await;
+        match &answer {
+            Ok(_) if !self.answers => tracing::info!(node = self.node, "answers again"),
+            Err(error) if self.answers => tracing::warn!(node = self.node, %error, "doesn't answer"),
+            _ => {}
+        }
+        self.answers = answer.is_ok();
+        let answer = answer.map_err(|error| network(&error))?;
         Ok(match decoded::<WireAppended>(&answer)?.0 {
             Ok(durable) if durable == last => AppendEntriesResponse::Success,
             Ok(durable) => AppendEntriesResponse::PartialSuccess(durable),
@@ -144,9 +164,11 @@ impl RaftNetworkV2<TypeConfig> for Link {
         })
     }
 
+    /// Takes the first request before it connects: openraft backs off from a peer that fails by holding its requests back, and a
+    /// connection that fails without ever asking for one would be tried again at once, for ever.
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<'s, Rpc<RaftStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
     where
@@ -156,7 +178,9 @@ impl RaftNetworkV2<TypeConfig> for Link {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            let payloads = input.map(|request| codec::encode(&WireAppend(request)).into());
+            let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty()) as RaftStream<'s, _>) };
+            let requests = stream::iter([first]).chain(input);
+            let payloads = requests.map(|request| codec::encode(&WireAppend(request)).into());
             let answers = self.channel()?.append(self.envelope, payloads, option.hard_ttl()).await;
             let answers = answers.map_err(|error| network(&error))?.map(|answer| {
                 let answer = answer.map_err(|error| network(&error))?;

@@ -112,7 +112,14 @@ impl Account {
             }
         };
         self.fresh = false;
-        Ok((answer(&executed.response, &self.name)?, executed))
+        match answer(&executed.response, &self.name) {
+            Ok(reply) => Ok((reply, executed)),
+            Err(refused) => {
+                // A refusal has its number too: kept unsaved, it would be the answer of the same command for ever.
+                self.save(false)?;
+                Err(refused)
+            }
+        }
     }
 
     /// Asks `action`, of the state as it is now, on behalf of the session.

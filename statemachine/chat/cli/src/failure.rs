@@ -48,8 +48,8 @@ pub(crate) fn explain(error: Error, account: &str) -> anyhow::Error {
             );
         }
         Error::OutcomeUnknown { .. } => {
-            "no server answered in time, so this may or may not have been done. Run the same command again: it is then \
-             done once, not twice"
+            "no server answered in time, so this may or may not have been done. Repeat just this, before any other command of \
+             this login: it is then done once, not twice"
         }
         Error::Unavailable { .. } => {
             "no server could answer, and nothing was done. Check --endpoints and the servers, then try again"

@@ -196,7 +196,10 @@ impl Sender {
             note(&format!("line {number} was not sent: {error:#}"));
             return Ok(());
         }
-        Err(error.context(format!("stopped at line {number}; sent before it: {}", self.sent)))
+        let sent = self.sent;
+        Err(error.context(format!(
+            "stopped at line {number}; sent before it: {sent}. Go on with the input from line {number} on"
+        )))
     }
 
     fn end(&self) -> Result<()> {
@@ -227,6 +230,9 @@ mod tests {
         sender.failed(3, crate::failure::refused(error, "alice")).unwrap();
         assert_eq!(sender.end().unwrap_err().to_string(), "lines not sent: 1; sent: 2");
         let stopped = sender.failed(4, anyhow::anyhow!("gone")).unwrap_err();
-        assert_eq!(format!("{stopped:#}"), "stopped at line 4; sent before it: 2: gone");
+        assert_eq!(
+            format!("{stopped:#}"),
+            "stopped at line 4; sent before it: 2. Go on with the input from line 4 on: gone"
+        );
     }
 }

@@ -178,6 +178,6 @@ fn silent_servers_are_told_in_time() {
     alice.enter();
     server.faults(&vec![Fault::Broken; 1000]);
     let (_, error) = alice.run(1, &["--deadline", "0.3", "send", "alice", "x"]);
-    assert!(error.contains("Run the same command again"), "{error}");
+    assert!(error.contains("Repeat just this, before any other command"), "{error}");
     assert!(!error.contains("panicked"), "{error}");
 }
