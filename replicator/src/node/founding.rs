@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use replicator_machine::{Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint};
 use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Seed};
+use tokio::sync::oneshot;
 
 use super::{Node, Running, modules::Modules};
 use crate::replication::Member;
@@ -26,6 +27,9 @@ pub struct Founding {
     /// For ever.
     pub limits: Limits,
 }
+
+/// A founding, and where its genesis entry's index goes.
+pub(super) type FoundingCall = (Founding, oneshot::Sender<Result<LogIndex, String>>);
 
 impl Node {
     /// Checks what can't be taken back: a genesis entry that the machine refuses would halt every replica for ever.

@@ -34,7 +34,10 @@ pub use self::{
     status::{Condition, Status},
     subscriptions::{Subscribed, Target},
 };
-use self::{applier::Applier, proposer::Proposal, reads::Reader, requests::ENTRY_BYTES_MAX, waiters::Waiters};
+use self::{
+    applier::Applier, founding::FoundingCall, proposer::Proposal, reads::Reader, requests::ENTRY_BYTES_MAX,
+    waiters::Waiters,
+};
 use crate::{config::NodeConfig, replication::Strategy, seams::Seams, transport::Peers};
 
 /// What a running replica has.
@@ -81,7 +84,7 @@ pub struct Node {
     waiters: Arc<Waiters>,
     applier: Applier,
     stage: watch::Sender<Stage>,
-    founding: mpsc::Sender<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
+    founding: mpsc::Sender<FoundingCall>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,
     failed: watch::Sender<Option<Failed>>,
     serving: watch::Sender<bool>,

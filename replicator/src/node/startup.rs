@@ -8,12 +8,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use futures::FutureExt;
 use replicator_machine::{Command, Machine};
 use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Lineage, LogIndex, ModuleHash};
+use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Founding, Node, Running, Stage, Waiters, applier::FetchModule, modules::Modules, proposer::Proposer,
-    reads::Reads,
+    Applier, Node, Running, Stage, Waiters, applier::FetchModule, founding::FoundingCall, modules::Modules,
+    proposer::Proposer, reads::Reads,
 };
 use crate::{
     config::NodeConfig,
@@ -174,7 +174,7 @@ impl Node {
 
     async fn come_up(
         self: &Arc<Self>,
-        mut foundings: mpsc::Receiver<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
+        mut foundings: mpsc::Receiver<FoundingCall>,
         mut adopted: mpsc::Receiver<(ClusterId, Lineage)>,
     ) -> Result<(), StartError> {
         // A disk without a log has promised nothing that counts, whatever cluster it was about to join.
@@ -208,13 +208,16 @@ impl Node {
         // An interrupted `init` is finished by calling it again: the group is there, the genesis entry isn't.
         while let Some((founding, answer)) = foundings.recv().await {
             let begun = self.applier.state.borrow().genesis.is_some() || founding.cluster != running.cluster;
-            let founded = match self.check_founding(&founding).await {
-                _ if begun => Err(format!(
+            let founded = if begun {
+                Err(format!(
                     "{} belongs to cluster {} already; `init` makes new clusters only",
                     self.config.name, running.cluster
-                )),
-                Ok(()) => self.begin_history(&running, founding).await,
-                Err(error) => Err(error),
+                ))
+            } else {
+                match self.check_founding(&founding).await {
+                    Ok(()) => self.begin_history(&running, founding).await,
+                    Err(error) => Err(error),
+                }
             };
             let _ = answer.send(founded);
         }
@@ -222,12 +225,11 @@ impl Node {
     }
 
     /// Waits until somebody makes this disk part of a cluster, asking the peers to.
-    #[allow(clippy::type_complexity, reason = "one caller, and the parts are named there")]
     async fn wait_for_cluster(
         &self,
-        foundings: &mut mpsc::Receiver<(Founding, oneshot::Sender<Result<LogIndex, String>>)>,
+        foundings: &mut mpsc::Receiver<FoundingCall>,
         adopted: &mut mpsc::Receiver<(ClusterId, Lineage)>,
-    ) -> ((ClusterId, Lineage), Option<(Founding, oneshot::Sender<Result<LogIndex, String>>)>) {
+    ) -> ((ClusterId, Lineage), Option<FoundingCall>) {
         let mut detail = "waits for `replicator init`, or for a cluster among its peers to let it in".to_owned();
         loop {
             self.stage.send_replace(Stage::Blank(detail.clone()));

@@ -12,6 +12,7 @@ use super::{deadline, errors::ApiError};
 use crate::{
     node::{Condition, Founding, Node, StoreModuleError},
     replication::{Member, Role},
+    transport::split_cluster,
 };
 
 /// The largest module that is taken.
@@ -72,8 +73,7 @@ impl AdminService for AdminApi {
             state_hash = hashed.0.0;
         }
         let genesis = status.applied.genesis.clone();
-        let (cluster_id, lineage) =
-            status.cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0));
+        let (cluster_id, lineage) = split_cluster(status.cluster);
         Ok(Response::new(pb::StatusResponse {
             node_id: status.node,
             disk_id: status.disk.0,

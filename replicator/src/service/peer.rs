@@ -2,10 +2,9 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash};
+use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -14,7 +13,7 @@ use super::CHUNK_BYTES;
 use crate::{
     node::{EnvelopeError, Node},
     replication::PeerMessageError,
-    transport::{Envelope, Hello, Join},
+    transport::{Envelope, Hello, Join, cluster_of, split_cluster},
 };
 
 pub(super) struct PeerApi {
@@ -44,19 +43,6 @@ fn envelope(envelope: Option<pb::Envelope>) -> Result<Envelope, Status> {
     Envelope::try_from(envelope).map_err(Status::invalid_argument)
 }
 
-fn cluster(id: &[u8], lineage: u64) -> Result<Option<(ClusterId, Lineage)>, Status> {
-    match id {
-        [] => Ok(None),
-        id => ClusterId::try_from(id)
-            .map(|id| Some((id, Lineage(lineage))))
-            .map_err(|_| Status::invalid_argument("cluster_id must have 16 bytes")),
-    }
-}
-
-fn split(cluster: Option<(ClusterId, Lineage)>) -> (Bytes, u64) {
-    cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0))
-}
-
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -64,7 +50,7 @@ impl PeerService for PeerApi {
     async fn hello(&self, request: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
         let request = request.into_inner();
         let hello = Hello {
-            cluster: cluster(&request.cluster_id, request.lineage)?,
+            cluster: cluster_of(&request.cluster_id, request.lineage).map_err(Status::invalid_argument)?,
             node: request.node_id,
             disk: DiskId(request.disk_id),
             incarnation: Incarnation(request.incarnation),
@@ -73,7 +59,7 @@ impl PeerService for PeerApi {
             floor: LogIndex(request.floor_log_index),
         };
         let answer = self.node.on_hello(hello).await?;
-        let (cluster_id, lineage) = split(answer.cluster);
+        let (cluster_id, lineage) = split_cluster(answer.cluster);
         Ok(Response::new(pb::HelloResponse {
             cluster_id,
             lineage,
@@ -95,7 +81,7 @@ impl PeerService for PeerApi {
             peer_address: request.peer_address,
         };
         let answer = self.node.on_join(join).await;
-        let (cluster_id, lineage) = split(answer.cluster);
+        let (cluster_id, lineage) = split_cluster(answer.cluster);
         Ok(Response::new(pb::JoinResponse {
             cluster_id,
             lineage,

@@ -4,7 +4,9 @@ mod listener;
 mod peers;
 
 pub use listener::TcpNetwork;
-pub use peers::{Envelope, Hello, HelloAnswer, Join, JoinAnswer, PeerChannel, Peers, TransportError};
+pub use peers::{
+    Envelope, Hello, HelloAnswer, Join, JoinAnswer, PeerChannel, Peers, TransportError, cluster_of, split_cluster,
+};
 
 /// The largest message between peers: a batch of log entries, each of which may be as large as a request.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;

@@ -150,13 +150,23 @@ pub struct JoinAnswer {
     pub detail: String,
 }
 
-fn cluster_of(id: &[u8], lineage: u64) -> Result<Option<(ClusterId, Lineage)>, TransportError> {
+/// A cluster and its history, as messages hold them; none of a blank node.
+///
+/// # Errors
+/// If the id isn't one.
+pub fn cluster_of(id: &[u8], lineage: u64) -> Result<Option<(ClusterId, Lineage)>, &'static str> {
     match id {
         [] => Ok(None),
-        id => ClusterId::try_from(id)
-            .map(|id| Some((id, Lineage(lineage))))
-            .map_err(|_| TransportError::Malformed("the cluster id isn't 16 bytes".into())),
+        id => {
+            ClusterId::try_from(id).map(|id| Some((id, Lineage(lineage)))).map_err(|_| "the cluster id isn't 16 bytes")
+        }
     }
+}
+
+/// The reverse of [`cluster_of`].
+#[must_use]
+pub fn split_cluster(cluster: Option<(ClusterId, Lineage)>) -> (Bytes, u64) {
+    cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0))
 }
 
 /// Channels to peers, one for each address.
@@ -212,6 +222,10 @@ pub struct PeerChannel {
     client: Client,
 }
 
+fn malformed(what: &str) -> TransportError {
+    TransportError::Malformed(what.to_owned())
+}
+
 /// Puts a bound on one answer.
 async fn within<T>(bound: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, TransportError> {
     match tokio::time::timeout(bound, call).await {
@@ -226,7 +240,7 @@ impl PeerChannel {
     /// # Errors
     /// If there is no answer within `bound`, or the peer refuses.
     pub async fn hello(&self, hello: &Hello, bound: Duration) -> Result<HelloAnswer, TransportError> {
-        let (cluster_id, lineage) = split(hello.cluster);
+        let (cluster_id, lineage) = split_cluster(hello.cluster);
         let request = pb::HelloRequest {
             cluster_id,
             lineage,
@@ -239,7 +253,7 @@ impl PeerChannel {
         };
         let answer = within(bound, self.client.clone().hello(request)).await?.into_inner();
         Ok(HelloAnswer {
-            cluster: cluster_of(&answer.cluster_id, answer.lineage)?,
+            cluster: cluster_of(&answer.cluster_id, answer.lineage).map_err(malformed)?,
             node: answer.node_id,
             disk: DiskId(answer.disk_id),
             known_incarnation: Incarnation(answer.known_incarnation),
@@ -262,7 +276,7 @@ impl PeerChannel {
         };
         let answer = within(bound, self.client.clone().join(request)).await?.into_inner();
         Ok(JoinAnswer {
-            cluster: cluster_of(&answer.cluster_id, answer.lineage)?,
+            cluster: cluster_of(&answer.cluster_id, answer.lineage).map_err(malformed)?,
             primary_peer_address: Some(answer.primary_peer_address).filter(|address| !address.is_empty()),
             accepted: answer.accepted,
             detail: answer.detail,
@@ -350,8 +364,4 @@ impl PeerChannel {
         }
         Ok(module.freeze())
     }
-}
-
-fn split(cluster: Option<(ClusterId, Lineage)>) -> (Bytes, u64) {
-    cluster.map_or((Bytes::new(), 0), |(id, lineage)| (Bytes::copy_from_slice(&id.0), lineage.0))
 }
