@@ -170,8 +170,11 @@ pub enum Refusal {
         last: Sequence,
     },
     /// A sequence that was executed with another request.
-    #[error("sequence already used for a different request")]
-    Reused,
+    #[error("sequence already used for a different request: the last one executed is {last}")]
+    Reused {
+        /// The last sequence executed.
+        last: Sequence,
+    },
     /// As many outcomes are kept as may be. Raise `acked_below`.
     #[error("session window full: the last sequence executed is {last}; raise acked_below")]
     WindowFull {

@@ -91,7 +91,7 @@ impl Session {
         if sequence.0 <= last {
             let stored = &self.outcomes[(sequence.0 - self.floor) as usize];
             if stored.request_hash != hash {
-                return Verdict::Refuse(Refusal::Reused);
+                return Verdict::Refuse(Refusal::Reused { last: Sequence(last) });
             }
             let Stored { result, position, digest, .. } = stored;
             let outcome = Outcome::Executed { result: result.clone(), position: *position, digest: *digest };

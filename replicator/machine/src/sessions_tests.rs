@@ -54,7 +54,7 @@ impl Model {
             }
             known => match &self.executed[&known] {
                 (request, outcome) if *request == sent.request => Ok(Some(outcome.clone())),
-                _ => Err(Refusal::Reused),
+                _ => Err(Refusal::Reused { last }),
             },
         }
     }

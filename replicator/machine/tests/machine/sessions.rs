@@ -25,7 +25,7 @@ fn a_repeat_answers_with_every_field_of_the_first_execution() {
         node.tick();
         assert_eq!(node.send_as(&client, sequence, 1, request).outcome, first);
     }
-    assert_eq!(refusal_of(node.send_as(&client, 2, 1, b"c").outcome), Refusal::Reused);
+    assert_eq!(refusal_of(node.send_as(&client, 2, 1, b"c").outcome), Refusal::Reused { last: Sequence(3) });
     assert_eq!(refusal_of(node.send_as(&client, 5, 1, b"c").outcome), Refusal::Gap { last: Sequence(3) });
     assert_eq!(refusal_of(node.send_as(&client, 2, 3, b"u").outcome), Refusal::Stale { last: Sequence(3) });
 }
