@@ -13,8 +13,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use futures::{Stream, future::BoxFuture};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures::{FutureExt, Stream, future::BoxFuture};
+use rand::Rng as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::Handle,
+    sync::oneshot,
+};
 use tonic::transport::{Channel, Endpoint, server::Connected};
 
 use crate::transport::TcpNetwork;
@@ -45,17 +50,25 @@ pub trait Network: Send + Sync + 'static {
 
 /// Threads and runtimes.
 pub trait Threads: Send + Sync + 'static {
-    /// Runs a replication group on a runtime of its own, until `body` ends.
+    /// Starts the runtime that replication has for itself: what peers send is read, handled and answered on one thread.
     ///
     /// # Errors
     /// If the thread can't be started.
-    fn start_group(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()>;
+    fn start_group(&self, name: &str) -> io::Result<Group>;
 
     /// Runs the apply loop where it can't hold up anything else, on a stack that outgrows the guest's.
     ///
     /// # Errors
     /// If the thread can't be started.
     fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()>;
+}
+
+/// A runtime for replication. Its tasks end when it is dropped.
+pub struct Group {
+    /// Where to spawn.
+    pub handle: Handle,
+    /// Dropped with it: ends the thread, if it has one.
+    pub held: Box<dyn Send + Sync>,
 }
 
 /// All of a node's ways into the world.
@@ -177,28 +190,32 @@ struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
     fn fill(&self, bytes: &mut [u8]) {
-        getrandom::fill(bytes).expect("the operating system's generator never fails once it is seeded");
+        // A cryptographic generator, seeded by the operating system: a call of that for every entry costs more than the entry.
+        rand::rng().fill_bytes(bytes);
     }
 }
 
 struct OsThreads;
 
 impl Threads for OsThreads {
-    fn start_group(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()> {
-        start(name, None, body)
+    fn start_group(&self, name: &str) -> io::Result<Group> {
+        let (held, dropped) = oneshot::channel::<()>();
+        let handle = start(name, None, async { drop(dropped.await) }.boxed())?;
+        Ok(Group { handle, held: Box::new(held) })
     }
 
     fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()> {
-        start(name, Some(replicator_machine::APPLY_STACK_BYTES_MIN + (1 << 20)), body)
+        start(name, Some(replicator_machine::APPLY_STACK_BYTES_MIN + (1 << 20)), body).map(drop)
     }
 }
 
-fn start(name: &str, stack_bytes: Option<usize>, body: BoxFuture<'static, ()>) -> io::Result<()> {
+fn start(name: &str, stack_bytes: Option<usize>, body: BoxFuture<'static, ()>) -> io::Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
     let mut thread = thread::Builder::new().name(name.to_owned());
     if let Some(bytes) = stack_bytes {
         thread = thread.stack_size(bytes);
     }
     thread.spawn(move || runtime.block_on(body))?;
-    Ok(())
+    Ok(handle)
 }

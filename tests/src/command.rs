@@ -1,6 +1,7 @@
 //! Running a program to its end.
 
 use std::{
+    io::{Seek as _, Write as _},
     path::Path,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -69,6 +70,35 @@ pub(crate) fn clean(command: &mut Command) {
     }
 }
 
+/// A command without our programs' environment but for this one.
+pub fn prepared<S: AsRef<std::ffi::OsStr>>(
+    program: &Path,
+    args: impl IntoIterator<Item = S>,
+    environment: &[(&str, &str)],
+) -> Command {
+    let mut command = Command::new(program);
+    clean(&mut command);
+    command.args(args).envs(environment.iter().copied());
+    command
+}
+
+/// Runs `program` to its end, with these bytes as its standard input and without our programs' environment.
+///
+/// # Errors
+/// If it can't be started, or doesn't end.
+pub async fn run_with<S: AsRef<std::ffi::OsStr>>(
+    program: &Path,
+    args: impl IntoIterator<Item = S>,
+    environment: &[(&str, &str)],
+    input: &[u8],
+) -> Result<Ran> {
+    // In a file, so that no pipe has to be filled while the other is read.
+    let mut file = tempfile::tempfile()?;
+    file.write_all(input)?;
+    file.rewind()?;
+    run_from(program, args, environment, file.into()).await
+}
+
 /// Runs `program` to its end, without standard input and without our programs' environment.
 ///
 /// # Errors
@@ -78,9 +108,17 @@ pub async fn run<S: AsRef<std::ffi::OsStr>>(
     args: impl IntoIterator<Item = S>,
     environment: &[(&str, &str)],
 ) -> Result<Ran> {
-    let mut command = Command::new(program);
-    clean(&mut command);
-    command.args(args).envs(environment.iter().copied()).stdin(Stdio::null());
+    run_from(program, args, environment, Stdio::null()).await
+}
+
+async fn run_from<S: AsRef<std::ffi::OsStr>>(
+    program: &Path,
+    args: impl IntoIterator<Item = S>,
+    environment: &[(&str, &str)],
+    input: Stdio,
+) -> Result<Ran> {
+    let mut command = prepared(program, args, environment);
+    command.stdin(input);
     let what = format!("{command:?}");
     let mut command = tokio::process::Command::from(command);
     let output = command.kill_on_drop(true).output();

@@ -18,11 +18,11 @@ mod wait;
 mod wire;
 
 pub use cluster::Cluster;
-pub use command::{Ran, run};
+pub use command::{Ran, prepared, run, run_with};
 pub use load::Load;
 pub use node::NodeProcess;
 pub use ports::free_ports;
-pub use programs::{chat, module, replicator};
+pub use programs::{chat, module, python_environment, replicator, source, wrong_replicator};
 pub use scenario::{Scenario, scenario};
 pub use wait::{PATIENCE, until, until_within};
 pub use wire::{Requests, last_sequence, metadata, reason, request, within};

@@ -87,10 +87,19 @@ impl Load {
     /// # Errors
     /// If not.
     pub async fn settle(self, cluster: &Cluster) -> Result<u64> {
-        self.stop.store(true, Ordering::Release);
-        let acknowledged = self.task.await?.with_context(|| format!("the load {}", self.name))?;
-        cluster.expect_counter(&self.name, acknowledged).await?;
+        let name = self.name.clone();
+        let acknowledged = self.stop().await?;
+        cluster.expect_counter(&name, acknowledged).await?;
         Ok(acknowledged)
+    }
+
+    /// Stops, and checks that no answer was wrong. Returns how many writes were acknowledged.
+    ///
+    /// # Errors
+    /// If one was.
+    pub async fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Release);
+        self.task.await?.with_context(|| format!("the load {}", self.name))
     }
 }
 

@@ -26,6 +26,8 @@ pub struct NodeProcess {
     pub config: PathBuf,
     /// What it has written to standard error, over all its starts.
     pub log: PathBuf,
+    /// What is appended to each of its answers, if it is one that answers wrongly.
+    wrong: Option<String>,
     child: Option<Child>,
     /// Continues the stopped process when this one dies: a stopped one can't see the end of its standard input.
     stopped: Option<Child>,
@@ -42,6 +44,7 @@ impl NodeProcess {
             data_dir: dir.join(name),
             config: dir.join(format!("{name}.toml")),
             log: dir.join(format!("{name}.log")),
+            wrong: None,
             child: None,
             stopped: None,
         }
@@ -64,6 +67,11 @@ impl NodeProcess {
         fs::write(&self.config, text).with_context(|| format!("can't write {}", self.config.display()))
     }
 
+    /// From its next start on, the node runs the build with the planted fault, and appends `text` to each answer that it gives to clients.
+    pub fn answer_wrongly(&mut self, text: &str) {
+        self.wrong = Some(text.to_owned());
+    }
+
     /// Starts the process, with these flags beside `--config`.
     ///
     /// # Errors
@@ -71,8 +79,10 @@ impl NodeProcess {
     pub fn start(&mut self, flags: &[&str]) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(programs::replicator());
+        let program = if self.wrong.is_some() { programs::wrong_replicator() } else { programs::replicator() };
+        let mut command = Command::new(program);
         command::clean(&mut command);
+        command.envs(self.wrong.as_ref().map(|text| ("REPLICATOR_WRONG_ANSWERS", text)));
         // The node ends when its standard input does, so it never outlives this process, however that dies.
         command
             .args(["node", "--exit-with-stdin", "--config"])

@@ -12,8 +12,12 @@ fn target() -> PathBuf {
 }
 
 fn built(path: &str) -> PathBuf {
+    built_by(path, "run `make` first, which builds programs and modules")
+}
+
+fn built_by(path: &str, how: &str) -> PathBuf {
     let path = target().join(path);
-    assert!(path.is_file(), "{} is not there: run `make` first, which builds programs and modules", path.display());
+    assert!(path.is_file(), "{} is not there: {how}", path.display());
     path
 }
 
@@ -33,6 +37,28 @@ pub fn replicator() -> PathBuf {
 #[must_use]
 pub fn chat() -> PathBuf {
     built("release/chat")
+}
+
+/// The program `wrong-replicator`: `replicator` with a planted fault.
+///
+/// # Panics
+/// If it isn't built.
+#[must_use]
+pub fn wrong_replicator() -> PathBuf {
+    built_by("release/wrong-replicator", "run `cargo build --release -p replicator-wrong` first, as `make test` does")
+}
+
+/// Where `.ci/run` keeps a Python with gRPC.
+#[must_use]
+pub fn python_environment() -> PathBuf {
+    target().join("python")
+}
+
+/// The top of the source tree.
+#[must_use]
+pub fn source() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    workspace.canonicalize().unwrap_or(workspace)
 }
 
 /// A module: `chat`, `echo` or `counter`.

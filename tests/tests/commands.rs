@@ -1,5 +1,8 @@
 //! The program `replicator` and a node's doors as users, scripts, load balancers and scanners meet them.
 
+#[path = "commands/watch.rs"]
+mod watch;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -112,6 +115,62 @@ fn status_is_json_for_programs_and_plain_text_in_pipes() {
         let none = cluster.replicator(&["status"]).await?.exits(1)?.complains_of(&["none of the endpoints answers"])?;
         ensure!(!none.stderr.contains('\u{1b}'), "escape codes in a pipe: {:?}", none.stderr);
         cluster.replicator(&["status", "--verify"]).await?.exits(1)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn bad_addresses_and_command_lines_exit_2_and_errors_are_json_for_programs() {
+    scenario(async |s| {
+        let module = module("counter").display().to_string();
+        let commands: [&[&str]; 6] = [
+            &["status"],
+            &["status", "--watch"],
+            &["call", "x"],
+            &["query", "x"],
+            &["member", "transfer", "n1"],
+            &["init", "--module", &module],
+        ];
+        for command in commands {
+            for address in ["foo", "foo:", "127.0.0.1:99999", "127.0.0.1:7101,foo", "http://x/y"] {
+                let args: Vec<&str> = command.iter().chain(&["--endpoints", address]).copied().collect();
+                let told = run(&replicator(), &args, &[]).await?.exits(2)?.complains_of(&["host:port"])?;
+                ensure!(told.stderr.starts_with("error: "), "{told:?}");
+                let args: Vec<&str> = args.iter().chain(&["-o", "json"]).copied().collect();
+                let told = run(&replicator(), &args, &[]).await?.exits(2)?;
+                let json: serde_json::Value = serde_json::from_str(&told.stderr).context("no JSON")?;
+                ensure!(json["error"]["message"].as_str().is_some_and(|told| told.contains("host:port")), "{json}");
+                ensure!(told.stdout.is_empty(), "{told:?}");
+            }
+        }
+        for wrong in [&["conquer", "-o", "json"][..], &["status", "-o", "json"], &["call", "--output=json", "--frob"]] {
+            let told = run(&replicator(), wrong, &[]).await?.exits(2)?;
+            let json: serde_json::Value = serde_json::from_str(&told.stderr).context("no JSON")?;
+            ensure!(json["error"]["message"].as_str().is_some_and(|told| told.contains("--help")), "{json}");
+        }
+        // A failure has its reason beside its words: here a blank node, which can't serve.
+        let cluster = s.blank(1).await?;
+        let told = cluster.replicator(&["call", "--deadline", "1", "x", "-o", "json"]).await?.exits(1)?;
+        let json: serde_json::Value = serde_json::from_str(&told.stderr).context("no JSON")?;
+        ensure!(json["error"]["reason"] == "NOT_READY", "{json}");
+        Ok(())
+    });
+}
+
+#[test]
+fn completions_are_there_for_every_shell() {
+    scenario(async |_| {
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let told = run(&replicator(), ["completions", shell], &[]).await?.exits(0)?;
+            for word in ["status", "call", "query", "--endpoints", "--watch", "completions"] {
+                ensure!(told.stdout.contains(word.trim_start_matches('-')), "{shell} doesn't know {word}");
+            }
+        }
+        // A shell that is here can read its own.
+        let bash = run(&replicator(), ["completions", "bash"], &[]).await?.exits(0)?.stdout;
+        let read = format!("{bash}\ncomplete -p replicator");
+        run(std::path::Path::new("bash"), ["-c", &read], &[]).await?.exits(0)?;
+        run(&replicator(), ["completions", "tcsh"], &[]).await?.exits(2)?;
         Ok(())
     });
 }

@@ -1,17 +1,19 @@
 //! Reads at every consistency, at every node; and pushed events, gapless over the death of the node that delivers them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use prost::Message as _;
 use replicator_client::{
     Cursor, Error, ErrorReason as Reason, LogIndex,
     proto::{
-        Consistency, Cursor as WireCursor, QueryRequest, SubscribeRequest, SubscribeResponse, subscribe_response::Item,
+        Consistency, Cursor as WireCursor, NumberedQuery, QueryRequest, QueryStreamRequest, SubscribeRequest,
+        SubscribeResponse, query_result, subscribe_response::Item,
     },
 };
 use replicator_proto::chat::v1 as chat;
 use replicator_tests::{Load, Requests as _, module, reason, request, scenario, until, within};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,6 +87,61 @@ fn session_read_waits_for_its_index_and_local_read_does_not() {
 }
 
 #[test]
+fn stream_of_queries_answers_each_on_its_own_whatever_stands_beside_it() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("counter")).await?;
+        let mut writer = cluster.node(0).await?;
+        let session = writer.session(0).await?;
+        let numbered = |number, query| NumberedQuery { number, query: Some(query) };
+        for reader in 0..3 {
+            let mut node = cluster.node(reader).await?;
+            let (queries, outgoing) = tokio::sync::mpsc::channel(16);
+            let mut answers = node.query_stream(ReceiverStream::new(outgoing)).await?.into_inner();
+            for round in 1..=20 {
+                let sequence = reader as u64 * 20 + round;
+                let written = writer.execute(request(&session, sequence, "add x 1")).await?.into_inner();
+                let at_least = |min_log_index| QueryRequest {
+                    consistency: Consistency::Session.into(),
+                    min_log_index,
+                    ..linearizable("get x")
+                };
+                let group = vec![
+                    numbered(1, linearizable("get x")),
+                    // Far ahead: it waits, and holds up none of the others.
+                    numbered(2, at_least(written.log_index + 1_000_000)),
+                    numbered(3, at_least(written.log_index)),
+                    numbered(4, QueryRequest { session_id: vec![1; 3].into(), ..linearizable("get x") }),
+                    numbered(5, QueryRequest { consistency: Consistency::Local.into(), ..linearizable("get y") }),
+                    numbered(6, QueryRequest { session_id: session.clone(), ..linearizable("get x") }),
+                    numbered(7, QueryRequest { session_id: vec![1; 16].into(), ..linearizable("get x") }),
+                ];
+                queries.send(QueryStreamRequest { queries: group }).await?;
+                let mut found = BTreeMap::new();
+                while found.len() < 6 {
+                    let message = tokio::time::timeout(5 * SECOND, answers.message()).await?;
+                    for result in message?.context("the answers ended")?.results {
+                        let before = found.insert(result.number, result.result.context("an empty result")?);
+                        ensure!(before.is_none(), "two answers to {}", result.number);
+                    }
+                }
+                for number in [1, 3, 6] {
+                    let query_result::Result::Response(read) = &found[&number] else {
+                        bail!("{number}: {:?}", found[&number]);
+                    };
+                    ensure!(read.response == sequence.to_string() && read.node_id == cluster[reader].name, "{read:?}");
+                }
+                for (number, expected) in [(4, Reason::InvalidRequest), (7, Reason::SessionExpired)] {
+                    let query_result::Result::Error(error) = &found[&number] else { bail!("{:?}", found[&number]) };
+                    ensure!(error.reason() == expected, "{error:?}");
+                }
+                ensure!(matches!(&found[&5], query_result::Result::Response(read) if read.response == "0"), "{found:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn index_cursor_or_session_of_another_history_is_refused_as_such() {
     scenario(async |s| {
         let cluster = s.cluster(3, &module("counter")).await?;
@@ -142,6 +199,7 @@ fn every_replica_pushes_the_same_events_in_order_and_tells_progress() {
                     match next(events).await? {
                         Item::Push(push) => break push,
                         Item::Progress(at) => ensure!(at.log_index < *log_index, "{at:?} skips {log_index}"),
+                        Item::Ephemeral(push) => bail!("no query pushes: {push:?}"),
                     }
                 };
                 let cursor = push.cursor.context("no cursor")?;

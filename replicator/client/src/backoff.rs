@@ -54,11 +54,6 @@ impl Backoff {
         self.step = (self.step * 2).min(LONGEST);
         half + Duration::from_micros(jitter)
     }
-
-    /// Starts over: something succeeded.
-    pub(crate) fn reset(&mut self) {
-        self.step = FIRST;
-    }
 }
 
 #[cfg(test)]
@@ -74,8 +69,6 @@ mod tests {
             assert!(pause >= step / 2 && pause <= step, "{pause:?} at {step:?}");
             step = (step * 2).min(LONGEST);
         }
-        backoff.reset();
-        assert!(backoff.pause() <= FIRST);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One call, tried at one node after another until it succeeds, is refused, or its deadline passes.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Status, transport::Channel};
@@ -8,7 +8,9 @@ use tonic::{Status, transport::Channel};
 use crate::{
     backoff::Backoff,
     error::Error,
-    pool::{NodeRef, Pool, Route, connect_status},
+    lane::{Miss, SHARED_BYTES_MAX, Traffic},
+    link::Link,
+    pool::{NodeRef, Pool, Route},
     verdict::{self, Verdict},
 };
 
@@ -74,7 +76,8 @@ impl From<Exhausted> for Error {
 pub(crate) struct Attempts<'a> {
     pool: &'a Pool,
     route: Route,
-    backoff: Backoff,
+    /// `None`: nothing has failed yet.
+    backoff: Option<Backoff>,
     began: Instant,
     /// How long the first attempt may take.
     first: Duration,
@@ -83,13 +86,24 @@ pub(crate) struct Attempts<'a> {
     made: u32,
     unknown: bool,
     cause: Option<Box<Status>>,
+    /// The connection that the last attempt used.
+    link: Option<Arc<Link>>,
 }
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(pool: &'a Pool, attempt: Duration) -> Self {
-        let (route, backoff) = (Route::new(pool), Backoff::new());
+        Self::along(pool, Route::new(pool), attempt)
+    }
+
+    /// Attempts at `node` and no other. They don't change where other calls begin.
+    pub(crate) fn only(pool: &'a Pool, node: NodeRef, attempt: Duration) -> Self {
+        Self::along(pool, Route::only(node), attempt)
+    }
+
+    fn along(pool: &'a Pool, route: Route, attempt: Duration) -> Self {
         let began = Instant::now();
-        Self { pool, route, backoff, began, first: attempt, attempt, made: 0, unknown: false, cause: None }
+        let (first, made, unknown) = (attempt, 0, false);
+        Self { pool, route, backoff: None, began, first, attempt, made, unknown, cause: None, link: None }
     }
 
     /// Runs `operation` once, at the next node, until `deadline` at the latest.
@@ -105,32 +119,92 @@ impl<'a> Attempts<'a> {
         F: FnOnce(Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let node = self.route.next(self.pool);
-        self.made += 1;
-        let limit = deadline.min(after(self.attempt));
-        let channel = match timeout_at(limit, self.pool.channel(node)).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => {
-                let status = connect_status(&self.pool.address(node), &error);
-                self.note(node, false, true, status);
-                return Ok(None);
-            }
-            Err(_) => {
-                let status = Status::unavailable(format!("{} does not accept connections", self.pool.address(node)));
-                self.note(node, false, true, status);
-                return Ok(None);
-            }
-        };
-        match timeout_at(limit, operation(channel)).await {
+        let limit = self.limit(deadline);
+        let Some((node, link)) = self.connected(limit).await else { return Ok(None) };
+        match timeout_at(limit, operation(link.channel())).await {
             Ok(Ok(value)) => {
-                self.pool.answered(node);
+                self.answered(node);
                 Ok(Some((node, value)))
             }
             Ok(Err(status)) => self.judged(node, verdict::of_status(status, sequence)).map(|()| None),
             Err(_) => {
-                self.timed_out(node);
+                self.timed_out(node, true);
                 Ok(None)
             }
+        }
+    }
+
+    /// Sends `request` once, over the next node's shared stream, until `deadline` at the latest. As [`Attempts::attempt`].
+    async fn attempt_shared<T: Traffic>(
+        &mut self,
+        deadline: Instant,
+        sequence: u64,
+        request: &T::Request,
+    ) -> Result<Option<T::Answer>, Error> {
+        let limit = self.limit(deadline);
+        let Some((node, link)) = self.connected(limit).await else { return Ok(None) };
+        let missed = match T::lane(&link).call(request.clone(), limit).await {
+            Ok(answer) => {
+                self.answered(node);
+                return Ok(Some(answer));
+            }
+            Err(Miss::Taken) => match timeout_at(limit, T::alone(link.channel(), request.clone())).await {
+                Ok(Ok(answer)) => {
+                    self.answered(node);
+                    return Ok(Some(answer));
+                }
+                Ok(Err(status)) => Some(verdict::of_status(status, sequence)),
+                Err(_) => {
+                    self.timed_out(node, true);
+                    None
+                }
+            },
+            Err(Miss::TimedOut { sent }) => {
+                self.timed_out(node, sent);
+                None
+            }
+            Err(miss) => verdict::of_miss(miss, sequence),
+        };
+        missed.map_or(Ok(None), |verdict| self.judged(node, verdict).map(|()| None))
+    }
+
+    /// When an attempt that begins now has failed.
+    fn limit(&self, deadline: Instant) -> Instant {
+        deadline.min(after(self.attempt))
+    }
+
+    /// The next node, and a connection to it. `None`: there is none, which is noted.
+    async fn connected(&mut self, limit: Instant) -> Option<(NodeRef, Arc<Link>)> {
+        let node = self.route.next(self.pool);
+        self.made += 1;
+        self.link = None;
+        let link = match self.pool.linked(node) {
+            Some(link) => link,
+            None => match timeout_at(limit, self.pool.connect(node)).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(status)) => {
+                    self.note(node, false, false, status);
+                    return None;
+                }
+                Err(_) => {
+                    let address = self.pool.address(node);
+                    self.note(
+                        node,
+                        false,
+                        false,
+                        Status::unavailable(format!("{address} does not accept connections")),
+                    );
+                    return None;
+                }
+            },
+        };
+        self.link = Some(Arc::clone(&link));
+        Some((node, link))
+    }
+
+    fn answered(&self, node: NodeRef) {
+        if self.route.fixed().is_none() {
+            self.pool.answered(node);
         }
     }
 
@@ -139,7 +213,7 @@ impl<'a> Attempts<'a> {
         match verdict {
             Verdict::Final(error) => {
                 // A refusal is an answer: the node serves.
-                self.pool.answered(node);
+                self.answered(node);
                 Err(error)
             }
             Verdict::Retry { unknown, primary, cause } => {
@@ -154,30 +228,30 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Notes that a node took too long.
-    pub(crate) fn timed_out(&mut self, node: NodeRef) {
+    /// Notes that a node took too long. `sent`: the request may have reached it.
+    pub(crate) fn timed_out(&mut self, node: NodeRef, sent: bool) {
         self.attempt = self.attempt.saturating_mul(2).min(LONGEST_ATTEMPT.max(self.first));
         let status = Status::deadline_exceeded(format!("{} did not answer in time", self.pool.address(node)));
-        self.note(node, true, true, status);
+        self.note(node, sent, true, status);
     }
 
     fn note(&mut self, node: NodeRef, unknown: bool, disconnect: bool, cause: Status) {
         tracing::debug!(node = %self.pool.address(node), code = ?cause.code(), cause = cause.message(), "attempt failed");
-        self.pool.failed(node, disconnect);
+        self.pool.failed(node, self.link.as_ref().filter(|_| disconnect));
         self.unknown |= unknown;
         self.cause = Some(Box::new(cause));
     }
 
     /// Waits before the next attempt. False: `deadline` has passed.
     pub(crate) async fn pause(&mut self, deadline: Instant) -> bool {
-        let wake = Instant::now() + self.backoff.pause();
+        let wake = Instant::now() + self.backoff.get_or_insert_with(Backoff::new).pause();
         sleep_until(wake.min(deadline)).await;
         Instant::now() < deadline
     }
 
     /// Something succeeded: pauses and counts start over.
     pub(crate) fn succeeded(&mut self) {
-        self.backoff.reset();
+        self.backoff = None;
         self.attempt = self.first;
         self.began = Instant::now();
         self.made = 0;
@@ -195,7 +269,10 @@ impl<'a> Attempts<'a> {
             unknown: self.unknown,
             attempts: self.made,
             waited: self.began.elapsed(),
-            endpoints: self.pool.addresses().join(","),
+            endpoints: match self.route.fixed() {
+                Some(node) => self.pool.address(node),
+                None => self.pool.addresses().join(","),
+            },
             cause,
         }
     }
@@ -211,6 +288,32 @@ where
     loop {
         match attempts.attempt(limits.deadline, sequence, &mut operation).await {
             Ok(Some((_, response))) => return Ok(response.into_inner()),
+            Ok(None) => {}
+            Err(error) => return Err(Failure::Refused(error)),
+        }
+        if !attempts.pause(limits.deadline).await {
+            return Err(Failure::Exhausted(attempts.exhausted()));
+        }
+    }
+}
+
+/// Sends `request` over the shared stream of one node after another, or alone if it is large.
+pub(crate) async fn call_shared<T: Traffic>(
+    pool: &Pool,
+    limits: Limits,
+    sequence: u64,
+    request: &T::Request,
+) -> Result<T::Answer, Failure> {
+    let mut attempts = Attempts::new(pool, limits.attempt);
+    loop {
+        let answer = if T::bytes(request) > SHARED_BYTES_MAX {
+            let alone = |channel| T::alone(channel, request.clone());
+            attempts.attempt(limits.deadline, sequence, alone).await.map(|answer| answer.map(|(_, answer)| answer))
+        } else {
+            attempts.attempt_shared::<T>(limits.deadline, sequence, request).await
+        };
+        match answer {
+            Ok(Some(answer)) => return Ok(answer),
             Ok(None) => {}
             Err(error) => return Err(Failure::Refused(error)),
         }

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    call::{Limits, after, call},
+    call::{Limits, after, call, call_shared},
     error::{Error, Result},
+    lane::Queries,
     pool::{Connector, Pool},
     session::{SavedSession, Session},
     subscription::{Cursor, Subscription},
@@ -62,7 +63,10 @@ pub struct Client {
 struct Shared {
     pool: Pool,
     attempt: Duration,
+    streams: bool,
     seen: Mutex<Seen>,
+    /// The connections of the last vote.
+    voters: Mutex<Option<Arc<Pool>>>,
 }
 
 /// The newest state that the client has seen.
@@ -79,6 +83,7 @@ pub struct ClientBuilder {
     deadline: Duration,
     attempt: Duration,
     connect: Duration,
+    streams: bool,
     connector: Connector,
 }
 
@@ -95,6 +100,7 @@ impl Default for ClientBuilder {
             deadline: DEFAULT_DEADLINE,
             attempt: DEFAULT_ATTEMPT,
             connect: DEFAULT_CONNECT,
+            streams: false,
             connector: Arc::new(|endpoint| Box::pin(async move { endpoint.connect().await })),
         }
     }
@@ -133,6 +139,31 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether all sessions of the client share one `ExecuteStream`, and all queries one `QueryStream`, for each node that
+    /// it uses; `false` by default. [`Session::execute`] and [`Client::query`] mean the same either way.
+    ///
+    /// Turn it on where many sessions or queries are under way at once, as in a server that acts for its own users:
+    /// requests that are ready at the same moment share a message, which costs a tenth of as many unary calls. Leave it off
+    /// for a call now and then, or where something between here and the nodes cuts or buffers long streams.
+    ///
+    /// ```no_run
+    /// # async fn example() -> replicator_client::Result<()> {
+    /// use futures::future::try_join_all;
+    /// use replicator_client::Client;
+    ///
+    /// let client = Client::builder().endpoints(["127.0.0.1:7001"]).streams(true).build()?;
+    /// let sessions = try_join_all((0..100).map(|_| client.open_session(None))).await?;
+    /// let done = try_join_all(sessions.iter().map(|session| session.execute("increment"))).await?;
+    /// assert_eq!(done.len(), 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn streams(mut self, streams: bool) -> Self {
+        self.streams = streams;
+        self
+    }
+
     /// Replaces the way in which connections are made, for simulated networks.
     #[must_use]
     pub fn connect_with<F, Fut>(mut self, connect: F) -> Self
@@ -150,7 +181,8 @@ impl ClientBuilder {
     /// [`Error::NoEndpoints`] and [`Error::InvalidEndpoint`].
     pub fn build(self) -> Result<Client> {
         let pool = Pool::new(&self.endpoints, self.connect, self.connector)?;
-        let shared = Arc::new(Shared { pool, attempt: self.attempt, seen: Mutex::default() });
+        let (attempt, streams) = (self.attempt, self.streams);
+        let shared = Arc::new(Shared { pool, attempt, streams, seen: Mutex::default(), voters: Mutex::default() });
         Ok(Client { shared, deadline: self.deadline })
     }
 }
@@ -164,6 +196,13 @@ pub struct Answer {
     pub log_index: LogIndex,
     /// The name of the node that answered.
     pub node_id: String,
+}
+
+impl From<pb::QueryResponse> for Answer {
+    fn from(answer: pb::QueryResponse) -> Self {
+        let pb::QueryResponse { response, log_index, node_id } = answer;
+        Self { response, log_index: LogIndex(log_index), node_id }
+    }
 }
 
 impl Client {
@@ -211,6 +250,7 @@ impl Client {
             ttl: Duration::from_millis(opened.ttl_ms),
             window: opened.window,
             log_index,
+            request_bytes_max: opened.request_bytes_max,
         };
         Ok(Session::resume(self, saved))
     }
@@ -228,20 +268,33 @@ impl Client {
         consistency: Consistency,
         session: Option<&Session>,
     ) -> Result<Answer> {
+        let query = self.query_request(request.into(), consistency, session);
+        let lineage = Lineage(query.lineage);
+        let answer = if self.has_streams() {
+            call_shared::<Queries>(self.pool(), self.limits(), 0, &query).await?
+        } else {
+            call(self.pool(), self.limits(), 0, async |channel| service(channel).query(query.clone()).await).await?
+        };
+        let answer = Answer::from(answer);
+        self.saw(lineage, answer.log_index);
+        Ok(answer)
+    }
+
+    pub(crate) fn query_request(
+        &self,
+        request: Bytes,
+        consistency: Consistency,
+        session: Option<&Session>,
+    ) -> pb::QueryRequest {
         let seen = self.seen();
         let lineage = session.map_or(seen.lineage, Session::lineage);
-        let query = pb::QueryRequest {
-            request: request.into(),
+        pb::QueryRequest {
+            request,
             consistency: consistency.into(),
             min_log_index: if consistency == Consistency::Session { seen.log_index.0 } else { 0 },
             session_id: session.map(Session::id_bytes).unwrap_or_default(),
             lineage: lineage.0,
-        };
-        let answer =
-            call(self.pool(), self.limits(), 0, async |channel| service(channel).query(query.clone()).await).await?;
-        let log_index = LogIndex(answer.log_index);
-        self.saw(lineage, log_index);
-        Ok(Answer { response: answer.response, log_index, node_id: answer.node_id })
+        }
     }
 
     /// Subscribes to what the module pushes to `session` and to `topics`, after `after`, or from now on.
@@ -288,9 +341,7 @@ impl Client {
     /// [`Error::InvalidEndpoint`], [`Error::Unavailable`].
     pub async fn admin(&self, endpoint: &str) -> Result<AdminServiceClient<Channel>> {
         let channel = self.shared.pool.channel_to(endpoint).await?;
-        Ok(AdminServiceClient::new(channel)
-            .max_decoding_message_size(RECEIVED_BYTES_MAX)
-            .max_encoding_message_size(SENT_BYTES_MAX))
+        Ok(administration(channel))
     }
 
     /// The clients' calls of the node at `endpoint`, and no other: without sessions' bookkeeping or retry.
@@ -311,8 +362,26 @@ impl Client {
         &self.shared.pool
     }
 
+    /// The connections for votes among the nodes at `addresses`: those of the last vote, if it was among the same.
+    pub(crate) fn voters(&self, addresses: &[String]) -> Result<Arc<Pool>> {
+        let mut voters = self.shared.voters.lock().expect("no code panics while it holds this");
+        match &*voters {
+            Some(known) if known.addresses() == addresses => Ok(Arc::clone(known)),
+            _ => {
+                let pool = Arc::new(self.shared.pool.another(addresses)?);
+                *voters = Some(Arc::clone(&pool));
+                Ok(pool)
+            }
+        }
+    }
+
     pub(crate) fn attempt_timeout(&self) -> Duration {
         self.shared.attempt
+    }
+
+    /// Whether calls share streams.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.shared.streams
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -337,6 +406,13 @@ impl Client {
 /// The generated client with our limits.
 pub(crate) fn service(channel: Channel) -> ReplicatorServiceClient<Channel> {
     ReplicatorServiceClient::new(channel)
+        .max_decoding_message_size(RECEIVED_BYTES_MAX)
+        .max_encoding_message_size(SENT_BYTES_MAX)
+}
+
+/// The generated operators' client with our limits.
+pub(crate) fn administration(channel: Channel) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(channel)
         .max_decoding_message_size(RECEIVED_BYTES_MAX)
         .max_encoding_message_size(SENT_BYTES_MAX)
 }

@@ -84,11 +84,13 @@ pub enum Error {
         last_sequence: Sequence,
     },
     /// Another request was executed under this number: an earlier user of the session got further than it had saved.
-    /// The session is back in step after this error: the next request takes the next number.
+    /// The session is back in step after this error: the next request follows `last_sequence`, or takes the next number.
     #[error("another request was executed as number {sequence} of this session")]
     SequenceReused {
         /// The number of the refused request.
         sequence: Sequence,
+        /// The greatest sequence executed, if the node says so.
+        last_sequence: Option<Sequence>,
     },
     /// The session keeps as many outcomes as it may; use a smaller pipeline.
     #[error("the session keeps as many outcomes as it may; keep fewer requests in flight: {message}")]

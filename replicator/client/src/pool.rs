@@ -2,16 +2,26 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use futures::future::BoxFuture;
-use tonic::transport::{Channel, Endpoint};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     backoff::Spread,
     error::{Error, Result},
+    link::Link,
 };
 
 /// How many addresses beyond the configured ones are learned from nodes.
@@ -30,22 +40,30 @@ pub(crate) type Connector =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeRef(usize);
 
+/// A connection that is being made.
+type Connecting = BoxFuture<'static, Result<Arc<Link>, Status>>;
+
 struct Node {
     address: String,
     endpoint: Endpoint,
-    channel: Option<Channel>,
+    link: Option<Arc<Link>>,
+    /// Alive while somebody waits for it. All calls wait for the same one.
+    connecting: Option<WeakShared<Connecting>>,
 }
 
 struct Nodes {
     list: Vec<Node>,
-    /// The node that answered last.
-    preferred: Option<usize>,
     spread: Spread,
 }
 
+/// Stands for no node.
+const NOBODY: usize = usize::MAX;
+
 /// All nodes known. Shared by every clone of a client.
 pub(crate) struct Pool {
-    nodes: Mutex<Nodes>,
+    nodes: Arc<Mutex<Nodes>>,
+    /// The node that answered last, or [`NOBODY`].
+    preferred: AtomicUsize,
     configured: usize,
     connect_timeout: Duration,
     connector: Connector,
@@ -70,17 +88,32 @@ impl Pool {
             return Err(Error::NoEndpoints);
         }
         let configured = list.len();
-        let nodes = Mutex::new(Nodes { list, preferred: None, spread: Spread::new() });
-        Ok(Self { nodes, configured, connect_timeout, connector })
+        let nodes = Arc::new(Mutex::new(Nodes { list, spread: Spread::new() }));
+        Ok(Self { nodes, preferred: AtomicUsize::new(NOBODY), configured, connect_timeout, connector })
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
-        self.nodes.lock().expect("no code panics while it holds the pool")
+        lock(&self.nodes)
     }
 
     /// The configured addresses, as host:port.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes().list[..self.configured].iter().map(|node| node.address.clone()).collect()
+    }
+
+    /// Whether `address` is of the form of an address.
+    pub(crate) fn takes(address: &str) -> bool {
+        Node::new(address, Duration::ZERO).is_ok()
+    }
+
+    /// The configured nodes.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = NodeRef> + use<> {
+        (0..self.configured).map(NodeRef)
+    }
+
+    /// A pool of the same kind, of the nodes at `addresses`.
+    pub(crate) fn another(&self, addresses: &[String]) -> Result<Self> {
+        Self::new(addresses, self.connect_timeout, Arc::clone(&self.connector))
     }
 
     /// The node at `address`, which is added if it isn't known and there is room.
@@ -97,19 +130,31 @@ impl Pool {
         Ok(Some(NodeRef(nodes.list.len() - 1)))
     }
 
-    /// A connection to `node`, made now if there is none.
-    pub(crate) async fn channel(&self, node: NodeRef) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = {
-            let nodes = self.nodes();
-            let entry = &nodes.list[node.0];
-            if let Some(channel) = &entry.channel {
-                return Ok(channel.clone());
-            }
-            entry.endpoint.clone()
+    /// The connection to `node`, if there is one that can be used.
+    pub(crate) fn linked(&self, node: NodeRef) -> Option<Arc<Link>> {
+        self.nodes().list[node.0].link.as_ref().filter(|link| link.is_usable()).cloned()
+    }
+
+    /// A new connection to `node`. Calls that ask for one at the same time get the same one.
+    pub(crate) fn connect(&self, node: NodeRef) -> Shared<Connecting> {
+        let mut nodes = self.nodes();
+        let entry = &mut nodes.list[node.0];
+        if let Some(connecting) = entry.connecting.as_ref().and_then(WeakShared::upgrade) {
+            return connecting;
+        }
+        let made = (self.connector)(entry.endpoint.clone());
+        let (shared, address) = (Arc::clone(&self.nodes), entry.address.clone());
+        let connecting = async move {
+            let made = made.await;
+            let entry = &mut lock(&shared).list[node.0];
+            entry.connecting = None;
+            let link = Arc::new(Link::new(made.map_err(|error| connect_status(&address, &error))?));
+            entry.link = Some(Arc::clone(&link));
+            Ok(link)
         };
-        let channel = (self.connector)(endpoint).await?;
-        self.nodes().list[node.0].channel = Some(channel.clone());
-        Ok(channel)
+        let connecting = connecting.boxed().shared();
+        entry.connecting = connecting.downgrade();
+        connecting
     }
 
     /// A connection of one's own to `address`, outside the pool's order.
@@ -123,34 +168,46 @@ impl Pool {
 
     /// `node` answered: calls begin with it from now on.
     pub(crate) fn answered(&self, node: NodeRef) {
-        self.nodes().preferred = Some(node.0);
+        if self.preferred.load(Ordering::Relaxed) != node.0 {
+            self.preferred.store(node.0, Ordering::Relaxed);
+        }
     }
 
-    /// `node` failed: calls no longer begin with it. `disconnect`: its connection isn't used again either.
-    pub(crate) fn failed(&self, node: NodeRef, disconnect: bool) {
-        let mut nodes = self.nodes();
-        if nodes.preferred == Some(node.0) {
-            nodes.preferred = None;
+    /// `node` failed: calls no longer begin with it. `broken`: its connection that isn't used again either.
+    pub(crate) fn failed(&self, node: NodeRef, broken: Option<&Arc<Link>>) {
+        // Another node may be preferred by now, and then stays so.
+        let _ = self.preferred.compare_exchange(node.0, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+        if let Some(broken) = broken {
+            let link = &mut self.nodes().list[node.0].link;
+            // Others may have met the same failure before, and have connected again.
+            if link.as_ref().is_some_and(|link| Arc::ptr_eq(link, broken)) {
+                *link = None;
+            }
         }
-        if disconnect {
-            nodes.list[node.0].channel = None;
-        }
+    }
+
+    /// The node that answered last.
+    fn preferred(&self) -> Option<NodeRef> {
+        Some(self.preferred.load(Ordering::Relaxed)).filter(|&node| node != NOBODY).map(NodeRef)
     }
 
     pub(crate) fn address(&self, node: NodeRef) -> String {
         self.nodes().list[node.0].address.clone()
     }
 
-    /// The order of a round: the preferred node first, the others shuffled.
+    /// The order of a round, its first node last: the preferred node first, the others shuffled.
     fn round(&self) -> Vec<NodeRef> {
+        let preferred = self.preferred();
         let mut nodes = self.nodes();
-        let mut order: Vec<usize> = (0..nodes.list.len()).collect();
+        let mut order: Vec<NodeRef> = (0..nodes.list.len()).map(NodeRef).collect();
         nodes.spread.shuffle(&mut order);
-        if let Some(preferred) = nodes.preferred {
-            order.sort_by_key(|&node| node != preferred);
-        }
-        order.into_iter().rev().map(NodeRef).collect()
+        order.sort_by_key(|&node| Some(node) == preferred);
+        order
     }
+}
+
+fn lock(nodes: &Mutex<Nodes>) -> MutexGuard<'_, Nodes> {
+    nodes.lock().expect("no code panics while it holds the pool")
 }
 
 impl Node {
@@ -168,39 +225,75 @@ impl Node {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self { address: host_port.to_owned(), endpoint, channel: None })
+        Ok(Self { address: host_port.to_owned(), endpoint, link: None, connecting: None })
     }
 }
 
-/// The nodes in the order in which one call tries them: round after round, hints first.
+/// The nodes in the order in which one call tries them: round after round, hints first. Most calls need the first only,
+/// so the rest is put in order when it is needed.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// The rest of the round, its next node last.
-    rest: Vec<NodeRef>,
+    /// The only node to try, if there is but one.
+    only: Option<NodeRef>,
+    /// Where to begin.
+    first: Option<NodeRef>,
+    /// The rest of the round, its next node last. `None`: the first node's round isn't in order yet.
+    rest: Option<Vec<NodeRef>>,
+    /// The node that the round began with.
+    begun: Option<NodeRef>,
 }
 
 impl Route {
     pub(crate) fn new(pool: &Pool) -> Self {
-        Self { rest: pool.round() }
+        Self { only: None, first: pool.preferred(), rest: None, begun: None }
+    }
+
+    /// Always `node`.
+    pub(crate) fn only(node: NodeRef) -> Self {
+        Self { only: Some(node), first: None, rest: None, begun: None }
+    }
+
+    /// Whether there is one node only, and which.
+    pub(crate) fn fixed(&self) -> Option<NodeRef> {
+        self.only
     }
 
     /// The node to try now.
     pub(crate) fn next(&mut self, pool: &Pool) -> NodeRef {
+        if let Some(only) = self.only {
+            return only;
+        }
+        if let Some(first) = self.first.take() {
+            self.begun = Some(first);
+            return first;
+        }
         loop {
-            match self.rest.pop() {
+            match self.rest(pool).pop() {
                 Some(node) => return node,
-                None => self.rest = pool.round(),
+                None => self.rest = Some(pool.round()),
             }
         }
     }
 
+    /// The rest of this round.
+    fn rest(&mut self, pool: &Pool) -> &mut Vec<NodeRef> {
+        let begun = self.begun;
+        self.rest.get_or_insert_with(|| {
+            let mut round = pool.round();
+            round.retain(|&node| Some(node) != begun);
+            round
+        })
+    }
+
     /// `failed` says that the primary is at `address`: go there next, unless it was there that it failed.
     pub(crate) fn hint(&mut self, pool: &Pool, failed: NodeRef, address: &str) {
-        if let Ok(Some(primary)) = pool.learn(address)
+        if self.only.is_none()
+            && let Ok(Some(primary)) = pool.learn(address)
             && primary != failed
         {
-            self.rest.retain(|&node| node != primary);
-            self.rest.push(primary);
+            let rest = self.rest(pool);
+            rest.retain(|&node| node != primary);
+            rest.push(primary);
         }
     }
 }
@@ -262,5 +355,17 @@ mod tests {
         route.hint(&pool, third, "d:4");
         assert_eq!(pool.address(route.next(&pool)), "d:4");
         assert_eq!(pool.addresses(), ["a:1", "b:2", "c:3"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_an_old_connection_leaves_the_new_one() {
+        let connector: Connector = Arc::new(|endpoint| Box::pin(async move { Ok(endpoint.connect_lazy()) }));
+        let pool = Pool::new(&["a:1".to_owned()], Duration::from_secs(1), connector).unwrap();
+        let old = pool.connect(NodeRef(0)).await.unwrap();
+        pool.failed(NodeRef(0), Some(&old));
+        assert!(pool.linked(NodeRef(0)).is_none());
+        let new = pool.connect(NodeRef(0)).await.unwrap();
+        pool.failed(NodeRef(0), Some(&old));
+        assert!(pool.linked(NodeRef(0)).is_some_and(|link| Arc::ptr_eq(&link, &new)));
     }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Unsettled {
 /// What the outcome of one request means for the others.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Nothing.
-    Settled,
+    /// Nothing. The outcome itself, if nobody waited for it here.
+    Settled(Option<Result<Executed>>),
     /// Send all unsettled requests again, in order.
     Resend,
     /// No other will do better.
@@ -134,29 +134,39 @@ impl Sequencer {
         }
     }
 
+    /// Nobody waits for `sequence` any more: its pipeline has ended.
+    pub(crate) fn disown(&mut self, sequence: u64) {
+        if let Some(one) = self.unsettled.iter_mut().find(|one| one.sequence == sequence) {
+            one.reply = None;
+        }
+    }
+
     /// Takes in what a node said about `sequence`. `first`: it was the first request of its stream, or the only one.
     pub(crate) fn settle(&mut self, sequence: u64, result: Result<Executed>, first: bool) -> Step {
         let Some(at) = self.unsettled.iter().position(|one| one.sequence == sequence && !one.settled) else {
-            return Step::Settled; // a second answer
+            return Step::Settled(None); // a second answer
         };
         let last = at + 1 == self.unsettled.len();
-        match result {
+        let unclaimed = match result {
             // The number is used up: by this request, or by somebody else's.
-            Ok(_) | Err(Error::ModuleTrapped { .. } | Error::SequenceReused { .. }) => self.finish(at, result),
+            Ok(_) | Err(Error::ModuleTrapped { .. }) => self.finish(at, result),
             Err(Error::SequenceStale { last_sequence, .. }) => {
-                self.finish(at, result);
-                if last {
-                    self.next = self.next.max(last_sequence.0 + 1);
-                }
+                self.follow(last, Some(last_sequence));
+                self.finish(at, result)
+            }
+            Err(Error::SequenceReused { last_sequence, .. }) => {
+                self.follow(last, last_sequence);
+                self.finish(at, result)
             }
             // In a stream, the request before it may have been refused and be about to be sent again.
             Err(Error::SequenceGap { .. } | Error::WindowFull { .. }) if !first => return Step::Resend,
             Err(Error::SequenceGap { last_sequence, .. }) if self.unsettled.len() == 1 => {
-                self.refuse_last(result);
+                let unclaimed = self.refuse_last(result);
                 self.next = last_sequence.0 + 1;
+                unclaimed
             }
             Err(Error::WindowFull { .. } | Error::InvalidRequest { .. } | Error::RequestTooLarge { .. }) if last => {
-                self.refuse_last(result);
+                self.refuse_last(result)
             }
             Err(
                 Error::SequenceGap { .. }
@@ -172,37 +182,51 @@ impl Sequencer {
                 return Step::Failed(error);
             }
             Err(error) => return Step::Failed(error),
-        }
+        };
         self.tidy();
-        Step::Settled
+        Step::Settled(unclaimed)
     }
 
-    fn finish(&mut self, at: usize, result: Result<Executed>) {
+    /// Somebody else used the session, up to `reached`. `last`: none of our own requests comes after the one settled.
+    fn follow(&mut self, last: bool, reached: Option<Sequence>) {
+        if let (true, Some(reached)) = (last, reached) {
+            self.next = self.next.max(reached.0.saturating_add(1));
+        }
+    }
+
+    /// A request has its outcome. Returns it if nobody waits for it here.
+    fn finish(&mut self, at: usize, result: Result<Executed>) -> Option<Result<Executed>> {
         let one = &mut self.unsettled[at];
         one.settled = true;
         one.request = Bytes::new();
-        if let Some(reply) = one.reply.take() {
-            let _ = reply.sender.send(result); // fails only if nobody waits
+        match one.reply.take() {
+            Some(reply) => {
+                let _ = reply.sender.send(result); // fails only if nobody waits
+                None
+            }
+            None => Some(result),
         }
     }
 
     /// The last request was refused without effect and nothing was sent after it: its number is free again.
-    fn refuse_last(&mut self, result: Result<Executed>) {
-        self.finish(self.unsettled.len() - 1, result);
+    fn refuse_last(&mut self, result: Result<Executed>) -> Option<Result<Executed>> {
+        let unclaimed = self.finish(self.unsettled.len() - 1, result);
         let refused = self.unsettled.pop_back().expect("the refused request is the last one");
         self.next = refused.sequence;
+        unclaimed
     }
 
     /// A request was refused without effect, but later ones are on their way. They can't run while its number is free;
     /// if it were given to another request, they would, after they had been reported as failed. So it never is.
-    fn break_at(&mut self, at: usize, result: Result<Executed>) {
-        self.finish(at, result);
+    fn break_at(&mut self, at: usize, result: Result<Executed>) -> Option<Result<Executed>> {
+        let unclaimed = self.finish(at, result);
         for mut later in self.unsettled.split_off(at).into_iter().skip(1) {
             if let Some(reply) = later.reply.take() {
                 let _ = reply.sender.send(Err(Error::PipelineBroken)); // fails only if nobody waits
             }
         }
         self.broken = Some(Error::PipelineBroken);
+        unclaimed
     }
 
     /// Drops what is settled and publishes the floor.
@@ -246,11 +270,11 @@ mod tests {
     #[test]
     fn outcomes_out_of_order_keep_the_floor() {
         let mut sequencer = sequencer(3);
-        assert!(matches!(sequencer.settle(2, executed(2), false), Step::Settled));
+        assert!(matches!(sequencer.settle(2, executed(2), false), Step::Settled(_)));
         assert_eq!((sequencer.floor(), unsent(&sequencer)), (1, vec![1, 3]));
-        assert!(matches!(sequencer.settle(1, executed(1), true), Step::Settled));
+        assert!(matches!(sequencer.settle(1, executed(1), true), Step::Settled(_)));
         assert_eq!((sequencer.floor(), unsent(&sequencer)), (3, vec![3]));
-        assert!(matches!(sequencer.settle(1, executed(1), true), Step::Settled), "a second answer is nothing new");
+        assert!(matches!(sequencer.settle(1, executed(1), true), Step::Settled(_)), "a second answer is nothing new");
     }
 
     #[test]
@@ -266,7 +290,7 @@ mod tests {
         let mut sequencer = Sequencer::new(Sequence(9), Arc::default());
         sequencer.push(Bytes::new(), None, None);
         let gap = Err(Error::SequenceGap { sequence: Sequence(9), last_sequence: Sequence(4) });
-        assert!(matches!(sequencer.settle(9, gap, true), Step::Settled));
+        assert!(matches!(sequencer.settle(9, gap, true), Step::Settled(_)));
         assert_eq!(sequencer.push(Bytes::new(), None, None), 5);
     }
 
@@ -276,8 +300,11 @@ mod tests {
         let stale = Err(Error::SequenceStale { sequence: Sequence(1), last_sequence: Sequence(6) });
         sequencer.settle(1, stale, true);
         assert_eq!(sequencer.push(Bytes::new(), None, None), 7);
-        sequencer.settle(7, Err(Error::SequenceReused { sequence: Sequence(7) }), true);
+        sequencer.settle(7, Err(Error::SequenceReused { sequence: Sequence(7), last_sequence: None }), true);
         assert_eq!(sequencer.push(Bytes::new(), None, None), 8);
+        let reused = Err(Error::SequenceReused { sequence: Sequence(8), last_sequence: Some(Sequence(11)) });
+        sequencer.settle(8, reused, true);
+        assert_eq!(sequencer.push(Bytes::new(), None, None), 12);
     }
 
     #[test]

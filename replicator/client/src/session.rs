@@ -20,9 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    call::{Failure, Limits, after, call},
+    call::{Failure, Limits, after, call, call_shared},
     client::{Client, service},
     error::{Error, Result},
+    lane::Executions,
     pipeline::Pipeline,
     sequencer::{Sequencer, Step},
 };
@@ -72,6 +73,8 @@ pub struct SavedSession {
     pub window: u32,
     /// The greatest log index seen.
     pub log_index: LogIndex,
+    /// The longest request that the cluster takes, in bytes; 0: not known.
+    pub request_bytes_max: u64,
 }
 
 /// A session with the cluster. Its requests are executed exactly once each, in the order in which they are sent.
@@ -98,9 +101,11 @@ pub struct SavedSession {
 pub struct Session {
     client: Client,
     id: SessionId,
+    id_bytes: Bytes,
     lineage: Lineage,
     ttl: Duration,
     window: u32,
+    request_bytes_max: u64,
     sequencer: Arc<Mutex<Sequencer>>,
     settled_below: Arc<AtomicU64>,
 }
@@ -113,11 +118,13 @@ impl Session {
     /// request, the outcome of the lost one.
     #[must_use]
     pub fn resume(client: &Client, saved: SavedSession) -> Self {
-        let SavedSession { id, lineage, next_sequence, ttl, window, log_index } = saved;
+        let SavedSession { id, lineage, next_sequence, ttl, window, log_index, request_bytes_max } = saved;
+        let id_bytes = Bytes::copy_from_slice(&id.0);
         client.saw(lineage, log_index);
         let settled_below = Arc::new(AtomicU64::new(0));
         let sequencer = Arc::new(Mutex::new(Sequencer::new(next_sequence, Arc::clone(&settled_below))));
-        Self { client: client.clone(), id, lineage, ttl, window, sequencer, settled_below }
+        let client = client.clone();
+        Self { client, id, id_bytes, lineage, ttl, window, request_bytes_max, sequencer, settled_below }
     }
 
     /// What another process needs to go on. Save it after each outcome.
@@ -130,6 +137,7 @@ impl Session {
             ttl: self.ttl,
             window: self.window,
             log_index: self.client.log_index_seen(),
+            request_bytes_max: self.request_bytes_max,
         }
     }
 
@@ -257,6 +265,13 @@ impl Session {
         self.window
     }
 
+    /// The longest request that the cluster takes, in bytes. 0: not known, because the session was saved by an earlier
+    /// version of this library.
+    #[must_use]
+    pub fn request_bytes_max(&self) -> u64 {
+        self.request_bytes_max
+    }
+
     /// The first number without an outcome. Can be read while requests are under way.
     #[must_use]
     pub fn next_sequence(&self) -> Sequence {
@@ -270,7 +285,7 @@ impl Session {
     }
 
     pub(crate) fn id_bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.id.0)
+        self.id_bytes.clone()
     }
 
     fn saw(&self, log_index: u64) -> LogIndex {
@@ -278,7 +293,8 @@ impl Session {
         LogIndex(log_index)
     }
 
-    async fn lock(&self, limit: Duration) -> Result<(MutexGuard<'_, Sequencer>, Limits)> {
+    /// Takes the session for one request, as soon as it is free.
+    pub(crate) async fn lock(&self, limit: Duration) -> Result<(MutexGuard<'_, Sequencer>, Limits)> {
         let began = Instant::now();
         let limits = Limits { deadline: after(limit), attempt: self.client.attempt_timeout() };
         let guard = timeout_at(limits.deadline, self.sequencer.lock())
@@ -288,7 +304,7 @@ impl Session {
     }
 
     /// Resolves all earlier requests on behalf of a new one, which is not sent if that fails.
-    async fn resolve_all(
+    pub(crate) async fn resolve_all(
         &self,
         sequencer: &mut Sequencer,
         limits: Limits,
@@ -313,6 +329,7 @@ impl Session {
             let Some((sequence, request)) = sequencer.to_send().next().map(|(s, request)| (s, request.clone())) else {
                 return Ok(());
             };
+            sequencer.disown(sequence);
             let outcome = self.settle(sequencer, sequence, request, limits, false).await;
             if sequencer.to_send().next().is_some_and(|(unsettled, _)| unsettled == sequence) {
                 return outcome.map(|_| ()); // still without an outcome
@@ -325,6 +342,11 @@ impl Session {
         }
     }
 
+    /// The request under its number.
+    pub(crate) fn message(&self, sequencer: &Sequencer, sequence: u64, request: Bytes) -> pb::ExecuteRequest {
+        pb::ExecuteRequest { session_id: self.id_bytes(), sequence, acked_below: sequencer.floor(), request }
+    }
+
     /// Sends the first unsettled request until it has its outcome. `fresh`: it was never sent before.
     async fn settle(
         &self,
@@ -334,12 +356,14 @@ impl Session {
         limits: Limits,
         fresh: bool,
     ) -> Result<Executed> {
-        let message =
-            pb::ExecuteRequest { session_id: self.id_bytes(), sequence, acked_below: sequencer.floor(), request };
-        let answer = {
+        let message = self.message(sequencer, sequence, request);
+        let pool = self.client.pool();
+        let answer = if self.client.has_streams() {
+            call_shared::<Executions>(pool, limits, sequence, &message).await
+        } else {
             let message = &message;
             let execute = async |channel| service(channel).execute(message.clone()).await;
-            pin!(call(self.client.pool(), limits, sequence, execute)).await
+            pin!(call(pool, limits, sequence, execute)).await
         };
         let result = match answer {
             Ok(response) => Ok(Executed::new(sequence, response)),
@@ -354,9 +378,17 @@ impl Session {
             }
         };
         note_log_index(&self.client, self.lineage, &result);
-        match sequencer.settle(sequence, result.clone(), true) {
-            Step::Settled | Step::Resend => result,
-            Step::Failed(error) => Err(error),
+        settled(sequencer, sequence, result)
+    }
+}
+
+/// Settles the only request under way with its outcome, and returns that.
+pub(crate) fn settled(sequencer: &mut Sequencer, sequence: u64, result: Result<Executed>) -> Result<Executed> {
+    match sequencer.settle(sequence, result, true) {
+        Step::Settled(Some(result)) => result,
+        Step::Failed(error) => Err(error),
+        Step::Settled(None) | Step::Resend => {
+            unreachable!("request {sequence} was sent alone, and nobody else waits for it")
         }
     }
 }

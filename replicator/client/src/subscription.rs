@@ -49,6 +49,21 @@ pub struct Push {
     pub payload: Bytes,
 }
 
+/// What a subscription brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An event of the log: kept, in order, at least once.
+    Push(Push),
+    /// A passing event, that the module emitted while it answered a query: at most once, to those who listen at that
+    /// moment, in no order with the others. It has no place, and moves no cursor.
+    Ephemeral {
+        /// The topic it was pushed to; empty if it was pushed to the session.
+        topic: String,
+        /// What the module pushed.
+        payload: Bytes,
+    },
+}
+
 /// The events of a session and of topics. Made by [`Client::subscribe`].
 ///
 /// When its node fails, it goes on at another one after the last event returned, so each event is returned once, in
@@ -61,6 +76,23 @@ pub struct Push {
 /// while let Some(push) = events.next().await {
 ///     let push = push?;
 ///     println!("{:?}: {:?}", push.cursor, push.payload);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With passing events, such as "bob is typing":
+///
+/// ```no_run
+/// # async fn example(client: replicator_client::Client) -> replicator_client::Result<()> {
+/// use replicator_client::Event;
+///
+/// let mut events = client.subscribe(None, ["news"], None);
+/// while let Some(event) = events.next_event().await {
+///     match event? {
+///         Event::Push(push) => println!("{:?}: {:?}", push.cursor, push.payload),
+///         Event::Ephemeral { topic, payload } => println!("passing, on {topic}: {payload:?}"),
+///     }
 /// }
 /// # Ok(())
 /// # }
@@ -88,8 +120,8 @@ struct Inbound {
 }
 
 /// What a stream brought.
-enum Event {
-    Push(Push),
+enum Arrival {
+    Event(Event),
     Progress,
 }
 
@@ -98,7 +130,7 @@ impl Subscription {
         Self { client, session_id, topics, cursor, stream: None, established: false, ended: false }
     }
 
-    /// The next event. `None` after an error that no attempt can mend.
+    /// The next event of the log; passing ones are left out. `None` after an error that no attempt can mend.
     ///
     /// Can be dropped before it returns, as in `select!`, without losing an event.
     ///
@@ -106,10 +138,26 @@ impl Subscription {
     /// [`Error::Unavailable`] if no node serves the subscription until the client's deadline; the next call tries
     /// again. [`Error::CursorExpired`], [`Error::SessionExpired`], [`Error::LineageMismatch`] and other refusals end it.
     pub async fn next(&mut self) -> Option<Result<Push>> {
-        while !self.ended {
-            match self.event().await {
+        loop {
+            match self.next_event().await? {
                 Ok(Event::Push(push)) => return Some(Ok(push)),
-                Ok(Event::Progress) => {}
+                Ok(Event::Ephemeral { .. }) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The next event, be it of the log or passing. `None` after an error that no attempt can mend.
+    ///
+    /// Can be dropped before it returns, as in `select!`, without losing an event.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub async fn next_event(&mut self) -> Option<Result<Event>> {
+        while !self.ended {
+            match self.arrival().await {
+                Ok(Arrival::Event(event)) => return Some(Ok(event)),
+                Ok(Arrival::Progress) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -127,9 +175,10 @@ impl Subscription {
                 _ if self.ended => return Err(Error::Protocol { message: "the subscription has ended".into() }),
                 _ => {}
             }
-            match self.event().await? {
-                Event::Progress => {}
-                Event::Push(push) => {
+            match self.arrival().await? {
+                // Nothing was promised before the beginning, and least of all about passing events.
+                Arrival::Progress | Arrival::Event(Event::Ephemeral { .. }) => {}
+                Arrival::Event(Event::Push(push)) => {
                     return Err(Error::Protocol {
                         message: format!("an event at {:?} came before any progress", push.cursor),
                     });
@@ -150,7 +199,7 @@ impl Subscription {
     }
 
     /// The next event or progress, from this stream or another one.
-    async fn event(&mut self) -> Result<Event> {
+    async fn arrival(&mut self) -> Result<Arrival> {
         let client = self.client.clone();
         let mut deadline = after(client.deadline());
         let mut attempts = Attempts::new(client.pool(), client.attempt_timeout());
@@ -164,7 +213,7 @@ impl Subscription {
                     Ok(Some(message)) => {
                         *served = true;
                         match message.item.and_then(|item| self.take(item)) {
-                            Some(event) => return Ok(event),
+                            Some(arrival) => return Ok(arrival),
                             None => continue, // seen before, or of a later version of the protocol
                         }
                     }
@@ -207,13 +256,16 @@ impl Subscription {
     }
 
     /// Moves the cursor over `item`. `None`: seen before.
-    fn take(&mut self, item: Item) -> Option<Event> {
+    fn take(&mut self, item: Item) -> Option<Arrival> {
         match item {
             Item::Progress(progress) => {
                 let progress = Cursor::from(progress);
                 self.established = true;
                 self.cursor = self.cursor.max(Some(progress));
-                Some(Event::Progress)
+                Some(Arrival::Progress)
+            }
+            Item::Ephemeral(pb::EphemeralPush { topic, payload }) => {
+                Some(Arrival::Event(Event::Ephemeral { topic, payload }))
             }
             Item::Push(pb::Push { cursor, topic, payload }) => {
                 let cursor = Cursor::from(cursor.unwrap_or_default());
@@ -221,7 +273,7 @@ impl Subscription {
                     return None;
                 }
                 self.cursor = Some(cursor);
-                Some(Event::Push(Push { cursor, topic, payload }))
+                Some(Arrival::Event(Event::Push(Push { cursor, topic, payload })))
             }
         }
     }

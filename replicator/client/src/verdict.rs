@@ -7,7 +7,10 @@ use replicator_types::{Digest, LogIndex, Sequence};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::error::{Error, ErrorReason};
+use crate::{
+    error::{Error, ErrorReason},
+    lane::Miss,
+};
 
 /// The domain of the `google.rpc.ErrorInfo` that a node puts into a status.
 pub(crate) const DOMAIN: &str = "replicator";
@@ -73,9 +76,35 @@ pub(crate) fn of_result(error: pb::Error, sequence: u64) -> Verdict {
         log_index: error.log_index,
         state_digest: error.state_digest,
         last_sequence: error.last_sequence,
-        primary: None,
+        primary: Some(error.primary_address).filter(|address| !address.is_empty()),
     };
     refusal.judge(sequence, None)
+}
+
+/// Judges why a call about `sequence` has no answer from a shared stream. `None`: its time is up.
+pub(crate) fn of_miss(miss: Miss, sequence: u64) -> Option<Verdict> {
+    Some(match miss {
+        Miss::Refused(error) => of_result(*error, sequence),
+        Miss::Nonsense => {
+            Verdict::Final(Error::Protocol { message: "a result is neither a response nor an error".into() })
+        }
+        Miss::Ended { status, begun, sent } => of_ended(status, begun, sent),
+        Miss::TimedOut { .. } | Miss::Taken => return None,
+    })
+}
+
+/// A stream that many calls share has ended. What it says is about the stream, so it is final for none of them, except
+/// that the node doesn't serve such calls at all.
+fn of_ended(status: Status, begun: bool, sent: bool) -> Verdict {
+    match (of_status(status.clone(), 0), status.code()) {
+        (refused @ Verdict::Final(_), Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied) => refused,
+        (Verdict::Final(_), _) => Verdict::Retry { unknown: sent, primary: None, cause: Box::new(status) },
+        (Verdict::Retry { unknown, primary, cause }, _) => {
+            // Before it began, a reason such as NOT_READY holds for all that was to be sent on it.
+            let unknown = sent && (begun || unknown);
+            Verdict::Retry { unknown, primary, cause }
+        }
+    }
 }
 
 /// A status without our details comes from the transport, a proxy, or a bug in the node.
@@ -134,7 +163,9 @@ impl Refusal {
             ErrorReason::SessionExpired => Error::SessionExpired { message },
             ErrorReason::SequenceGap => Error::SequenceGap { sequence, last_sequence },
             ErrorReason::SequenceStale => Error::SequenceStale { sequence, last_sequence },
-            ErrorReason::SequenceReused => Error::SequenceReused { sequence },
+            ErrorReason::SequenceReused => {
+                Error::SequenceReused { sequence, last_sequence: Some(last_sequence).filter(|last| last.0 > 0) }
+            }
             ErrorReason::WindowFull => Error::WindowFull { message },
             ErrorReason::SessionsFull => Error::SessionsFull { message },
             ErrorReason::InvalidRequest => Error::InvalidRequest { message },

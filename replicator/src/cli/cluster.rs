@@ -1,4 +1,4 @@
-//! Nodes as child processes.
+//! Nodes as child processes: what `demo`, `bench` and `torture` run on.
 
 use std::{
     fs, io,
@@ -12,15 +12,16 @@ use anyhow::{Context as _, anyhow, bail};
 use futures::future::select_all;
 use replicator_client::Client;
 use replicator_proto::replicator::v1::{self as pb, NodeState};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::cli::{
+use super::{
     init,
     status::{self, Surveyed},
 };
 
 /// How long a cluster may take for anything: a start, an election, catching up.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// Ports that the kernel doesn't give to outgoing connections, so that a dead node's port stays free for it.
 const PORTS: std::ops::Range<u16> = 10_240..32_000;
@@ -32,6 +33,24 @@ struct Node {
     child: Option<Child>,
     /// Held, because a child that is waited for loses its own handle, and a node ends with its standard input.
     stdin: Option<ChildStdin>,
+}
+
+/// What a new cluster is like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup<'a> {
+    pub(super) nodes: usize,
+    pub(super) place: Place<'a>,
+    /// More lines of TOML for every node's configuration.
+    pub(super) settings: &'a str,
+}
+
+/// Where the nodes' folders go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Into this folder, to stay there.
+    Kept(&'a Path),
+    /// Into a new folder in this one (none: where temporary files go), named after the command, to be removed at the end.
+    Temporary { within: Option<&'a Path>, command: &'a str },
 }
 
 /// A cluster of child processes, which die with this one.
@@ -51,11 +70,14 @@ pub(super) struct Died {
 
 impl Cluster {
     /// Chooses ports and writes the nodes' configurations.
-    pub(super) fn prepare(nodes: usize, dir: Option<&Path>) -> anyhow::Result<Self> {
-        let temporary = dir.is_none();
-        let dir = match dir {
-            Some(dir) => dir.to_owned(),
-            None => std::env::temp_dir().join(format!("replicator-demo-{}", std::process::id())),
+    pub(super) fn prepare(setup: Setup<'_>) -> anyhow::Result<Self> {
+        let Setup { nodes, place, settings } = setup;
+        let (dir, temporary) = match place {
+            Place::Kept(dir) => (dir.to_owned(), false),
+            Place::Temporary { within, command } => {
+                let folder = format!("replicator-{command}-{}", std::process::id());
+                (within.map_or_else(std::env::temp_dir, Path::to_owned).join(folder), true)
+            }
         };
         fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
@@ -71,7 +93,8 @@ impl Cluster {
             .collect();
         for node in &nodes {
             let path = dir.join(format!("{}.toml", node.name));
-            fs::write(&path, config(node, &nodes, &dir)).with_context(|| format!("can't write {}", path.display()))?;
+            fs::write(&path, config(node, &nodes, &dir) + settings)
+                .with_context(|| format!("can't write {}", path.display()))?;
         }
         let client = Client::builder()
             .endpoints(nodes.iter().map(|node| node.client_address.clone()))
@@ -100,6 +123,10 @@ impl Cluster {
         self.nodes.len()
     }
 
+    pub(super) fn is_running(&self, index: usize) -> bool {
+        self.nodes[index].child.is_some()
+    }
+
     /// The nodes that run.
     pub(super) fn pids(&self) -> impl Iterator<Item = (&str, u32)> {
         self.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.child.as_ref()?.id()?)))
@@ -113,29 +140,6 @@ impl Cluster {
         for index in 0..self.nodes.len() {
             self.wait_until(index, "answer", |_| true).await?;
         }
-        Ok(())
-    }
-
-    fn spawn(&mut self, index: usize) -> anyhow::Result<()> {
-        let node = &mut self.nodes[index];
-        let log = self.dir.join(format!("{}.log", node.name));
-        let log = fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let program = std::env::current_exe()?;
-        let mut command = Command::new(program);
-        // The child ends when its standard input does, so it never outlives this process, however that dies.
-        command
-            .args(["node", "--exit-with-stdin", "--config"])
-            .arg(self.dir.join(format!("{}.toml", node.name)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true);
-        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("REPLICATOR_")) {
-            command.env_remove(key);
-        }
-        let mut child = command.spawn().context("can't start a node")?;
-        node.stdin = child.stdin.take();
-        node.child = Some(child);
         Ok(())
     }
 
@@ -219,6 +223,38 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// Stops a node where it stands, or lets it go on.
+    pub(super) fn signal(&self, index: usize, signal: Signal) -> anyhow::Result<()> {
+        let node = &self.nodes[index];
+        let pid = node.child.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let pid = pid.with_context(|| format!("{} doesn't run", node.name))?;
+        kill_process(pid, signal).with_context(|| format!("can't signal {}", node.name))
+    }
+
+    /// Starts a node, which may take its time to answer.
+    pub(super) fn spawn(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[index];
+        let log = self.dir.join(format!("{}.log", node.name));
+        let log = fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let program = std::env::current_exe()?;
+        let mut command = Command::new(program);
+        // The child ends when its standard input does, so it never outlives this process, however that dies.
+        command
+            .args(["node", "--exit-with-stdin", "--config"])
+            .arg(self.dir.join(format!("{}.toml", node.name)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("REPLICATOR_")) {
+            command.env_remove(key);
+        }
+        let mut child = command.spawn().context("can't start a node")?;
+        node.stdin = child.stdin.take();
+        node.child = Some(child);
+        Ok(())
+    }
+
     /// Starts a node again, and waits until it answers. Returns its pid.
     pub(super) async fn restart(&mut self, index: usize) -> anyhow::Result<u32> {
         self.spawn(index)?;
@@ -235,6 +271,15 @@ impl Cluster {
         let ((index, node, how), ..) = select_all(running).await;
         self.nodes[index].child = None;
         Ok(Died { index, node, how: how? })
+    }
+
+    /// The nodes that have ended by themselves, and how.
+    pub(super) fn fallen(&mut self) -> Vec<String> {
+        let fallen = self.nodes.iter_mut().filter_map(|node| {
+            let how = node.child.as_mut()?.try_wait().ok()??;
+            Some(format!("{} ended by itself ({how}), as its log tells", node.name))
+        });
+        fallen.collect()
     }
 
     /// Ends all nodes, politely: their standard input ends.
@@ -254,6 +299,30 @@ impl Cluster {
         if self.temporary {
             let _ = fs::remove_dir_all(&self.dir);
         }
+    }
+}
+
+/// A module that was built or installed beside this program, by its name.
+pub(super) fn bundled_module(name: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("can't tell where this program is")?;
+    let folder = here.parent().unwrap_or(Path::new("."));
+    let places = [folder.join("modules"), folder.join("../modules"), folder.join("../share/replicator/modules")];
+    let found = places.iter().map(|place| place.join(format!("{name}.wasm"))).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        anyhow!(
+            "{name}.wasm is not beside this program (looked in {}); run `make`, or give --module",
+            places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+        )
+    })
+}
+
+/// How many nodes a majority cluster may have.
+pub(super) fn odd_and_few(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a majority cluster has 1, 3 or 5 nodes".into()),
     }
 }
 

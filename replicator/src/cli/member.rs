@@ -5,7 +5,13 @@ use clap::{Args, Subcommand};
 use replicator_client::Client;
 use replicator_proto::replicator::v1 as pb;
 
-use super::{Endpoints, Failure, status::survey};
+use serde_json::json;
+
+use super::{
+    Endpoints, Failure, Output,
+    output::{self, Format},
+    status::survey,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MemberCommand {
@@ -20,6 +26,8 @@ pub(super) struct TransferArgs {
     node: String,
     #[command(flatten)]
     endpoints: Endpoints,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
@@ -30,8 +38,8 @@ pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
         nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == pb::NodeState::Primary);
     let primary = primary.context("no primary is known now; `replicator status` tells why")?;
     if primary.node_id == args.node {
-        println!("{} is the primary already", args.node);
-        return Ok(());
+        let told = format!("{} is the primary already", args.node);
+        return tell(args.output.output, &primary.node_id, &args.node, &told);
     }
     let address =
         nodes.iter().find(|n| n.status.as_ref().is_ok_and(|s| s.node_id == primary.node_id)).map(|n| &n.endpoint);
@@ -39,6 +47,14 @@ pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
     let request = pb::TransferPrimaryRequest { node_id: args.node };
     let moved = client.admin(address).await?.transfer_primary(request).await;
     let moved = moved.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner();
-    println!("{} → {}", primary.node_id, moved.primary_node_id);
+    let told = format!("{} → {}", primary.node_id, moved.primary_node_id);
+    tell(args.output.output, &primary.node_id, &moved.primary_node_id, &told)
+}
+
+fn tell(format: Format, from: &str, to: &str, told: &str) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print_json(&json!({ "from_node_id": from, "to_node_id": to }))?,
+        Format::Table => println!("{told}"),
+    }
     Ok(())
 }

@@ -2,18 +2,25 @@
 //!
 //! Tables for people, `-o json` for programs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 disagreement or damage found.
 
+mod bench;
+mod call;
+mod cluster;
 mod demo;
+mod failure;
 mod init;
+mod journal;
 mod member;
 mod node;
 mod output;
 mod status;
+mod torture;
+mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use self::output::Format;
+use self::{failure::Failure, output::Format};
 
 /// Keeps a wasm state machine identical on several machines
 #[derive(Debug, Parser)]
@@ -33,9 +40,22 @@ enum Command {
     Init(init::InitArgs),
     /// Show what the nodes of a cluster are, hold and see
     Status(status::StatusArgs),
+    /// Execute a request, exactly once
+    Call(call::CallArgs),
+    /// Read without changing anything
+    Query(call::query::QueryArgs),
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Measure how much a cluster does, and how fast it answers
+    Bench(bench::BenchArgs),
+    /// Kill and stop nodes under load, and account for every request afterwards
+    Torture(torture::TortureArgs),
+    /// Print a script that lets a shell complete the command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where the cluster is.
@@ -54,28 +74,18 @@ struct Output {
     output: Format,
 }
 
-/// Why a command failed, and with which exit code.
-#[derive(Debug)]
-enum Failure {
-    /// It could not be done: 1.
-    Failed(anyhow::Error),
-    /// It was asked for wrongly: 2.
-    Usage(String),
-    /// Replicas disagree, or a disk can't be trusted: 3.
-    Damage(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let as_json = failure::wants_json(std::env::args_os().skip(1));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::misunderstood(&error, as_json),
+    };
+    // Half of the cores, as replication and the machine have threads of their own: on few cores, workers that wake each other cost more
+    // than they do.
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: can't start: {error}");
@@ -88,32 +98,35 @@ pub fn main() -> ExitCode {
             Command::Node(args) => node::run(args).await,
             Command::Init(args) => init::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Call(args) => call::run(args).await,
+            Command::Query(args) => call::query::run(args).await,
+            Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Bench(args) => bench::run(args).await,
+            Command::Torture(args) => torture::run(args).await,
         }
     });
     // Background tasks have nothing left to promise: what was acknowledged is on the disk.
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(error)) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(Failure::Failed(error)) => told(&words(&error), 1),
-        Err(Failure::Usage(error)) => told(&error, 2),
-        Err(Failure::Damage(error)) => told(&words(&error), 3),
+        Err(failure) => failure.tell(as_json),
     }
 }
 
-/// An error and its causes, those left out that it has told already.
-fn words(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
-        cause if told.contains(&cause) => told,
-        cause if told.is_empty() => cause,
-        cause => format!("{told}: {cause}"),
-    })
+/// Prints the script that lets a shell complete our command lines.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "replicator", &mut script);
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), &script)?)
 }
 
-fn told(error: &str, code: u8) -> ExitCode {
-    use std::io::Write as _;
-    let red = output::paint(anstyle::AnsiColor::Red);
-    let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {error}");
-    ExitCode::from(code)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -14,8 +14,10 @@ use replicator_client::Client;
 use replicator_proto::replicator::v1::{NodeState, StatusResponse};
 use serde_json::{Value, json};
 
-use super::{Endpoints, Failure, Output, output};
+use super::{Endpoints, Failure, Output, output, watch};
 
+/// How long a node may take to tell its status, so that one that stands still doesn't hold up the others for long.
+const NODE_MAX: Duration = Duration::from_secs(2);
 /// How long `--verify` waits for the replicas to stand at the same index.
 const VERIFY_MAX: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,9 @@ pub(super) struct StatusArgs {
     /// Hash the whole state of every replica and compare them at the same log index; exit code 3 if they differ
     #[arg(long)]
     verify: bool,
+    /// Show it again every so many seconds, 1 if none are given, until Ctrl-C: in place on a terminal, one after the other in a pipe
+    #[arg(long, value_name = "SECONDS", value_parser = output::seconds, num_args = 0..=1, default_missing_value = "1", conflicts_with = "verify")]
+    watch: Option<Duration>,
     #[command(flatten)]
     output: Output,
 }
@@ -37,8 +42,11 @@ pub(super) struct Surveyed {
 }
 
 pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
+    if let Some(period) = args.watch {
+        return watch::run(&args.endpoints.endpoints, period, args.output.output).await;
+    }
     let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
-    let nodes = survey(&client, &args.endpoints.endpoints).await;
+    let nodes = survey(&client.with_deadline(NODE_MAX), &args.endpoints.endpoints).await;
     let verdict = if args.verify { Some(verify(&client, &nodes).await) } else { None };
     match args.output.output {
         output::Format::Json => {
@@ -100,7 +108,7 @@ pub(super) async fn survey(client: &Client, endpoints: &[String]) -> Vec<Surveye
     nodes
 }
 
-fn state_name(state: NodeState) -> String {
+pub(super) fn state_name(state: NodeState) -> String {
     state.as_str_name().trim_start_matches("NODE_STATE_").to_lowercase()
 }
 
@@ -145,7 +153,8 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn node_json(node: &Surveyed) -> Value {
+/// A node for programs.
+pub(super) fn node_json(node: &Surveyed) -> Value {
     match &node.status {
         Err(error) => json!({ "endpoint": node.endpoint, "error": error }),
         Ok(status) => json!({

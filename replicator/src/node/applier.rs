@@ -5,13 +5,13 @@
 
 use std::{mem, sync::Arc};
 
-use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use replicator_machine::{Entry, Genesis, Halt, Machine, QueryOutcome, Refusal};
+use replicator_machine::{Entry, Genesis, Halt, Machine, Push, QueryOutcome, Refusal};
 use replicator_types::{Digest, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    queries::Read,
     subscriptions::{Hub, Subscribe},
     waiters::{Done, Waiters},
 };
@@ -51,16 +51,17 @@ impl AppliedState {
     }
 }
 
-/// One query, and where its answer goes.
-pub(super) struct Query {
-    pub(super) session: Option<SessionId>,
-    pub(super) request: Bytes,
-    pub(super) answer: oneshot::Sender<(QueryOutcome, LogIndex)>,
+/// Reads that are answered from one state, and where the answers go.
+pub(super) struct QueryGroup {
+    pub(super) reads: Vec<Read>,
+    pub(super) answer: oneshot::Sender<(Vec<QueryOutcome>, LogIndex)>,
 }
 
 pub(super) enum Work {
     Apply(Vec<Committed>, oneshot::Sender<()>),
-    Query(Query),
+    Query(QueryGroup),
+    /// What queries have pushed at other nodes.
+    Deliver(Vec<Push>),
     Subscribe(Subscribe),
     HasSession(SessionId, oneshot::Sender<bool>),
     StateHash(oneshot::Sender<(Digest, Option<LogIndex>)>),
@@ -78,10 +79,16 @@ pub(super) struct Applier {
 
 impl Applier {
     /// A handle, and the loop's body, to be run on its own thread.
-    pub(super) fn new(machine: Machine, waiters: Arc<Waiters>, fetch: FetchModule) -> (Self, BoxFuture<'static, ()>) {
+    pub(super) fn new(
+        machine: Machine,
+        waiters: Arc<Waiters>,
+        fetch: FetchModule,
+        ephemeral: mpsc::Sender<Vec<Push>>,
+    ) -> (Self, BoxFuture<'static, ()>) {
         let (work, queue) = mpsc::channel(WORK_MAX);
         let (publish, state) = watch::channel(AppliedState::default());
-        let applying = Loop { machine, waiters, fetch, publish, genesis: None, hub: Hub::default(), logged_traps: 0 };
+        let hub = Hub::default();
+        let applying = Loop { machine, waiters, fetch, publish, genesis: None, hub, ephemeral, logged_traps: 0 };
         (Self { work, state }, applying.run(queue).boxed())
     }
 
@@ -111,6 +118,8 @@ struct Loop {
     publish: watch::Sender<AppliedState>,
     genesis: Option<Arc<Genesis>>,
     hub: Hub,
+    /// What queries push, on its way to the other nodes.
+    ephemeral: mpsc::Sender<Vec<Push>>,
     logged_traps: u64,
 }
 
@@ -118,22 +127,10 @@ impl Loop {
     async fn run(mut self, mut queue: mpsc::Receiver<Work>) {
         let mut batch = Vec::with_capacity(WORK_MAX);
         while queue.recv_many(&mut batch, WORK_MAX).await > 0 {
-            let mut queries = Vec::new();
             for work in batch.drain(..) {
-                match work {
-                    Work::Query(query) => queries.push(query),
-                    work => {
-                        if let Err(halt) = self.queries(mem::take(&mut queries)) {
-                            return self.halt(&halt, queue).await;
-                        }
-                        if let Err(halt) = self.handle(work).await {
-                            return self.halt(&halt, queue).await;
-                        }
-                    }
+                if let Err(halt) = self.handle(work).await {
+                    return self.halt(&halt, queue).await;
                 }
-            }
-            if let Err(halt) = self.queries(queries) {
-                return self.halt(&halt, queue).await;
             }
         }
     }
@@ -144,7 +141,8 @@ impl Loop {
                 self.apply(batch).await?;
                 let _ = done.send(());
             }
-            Work::Query(_) => unreachable!("queries are grouped by the caller"),
+            Work::Query(group) => self.query(group)?,
+            Work::Deliver(pushes) => self.hub.publish_ephemeral(&pushes),
             Work::Subscribe(subscribe) => self.hub.subscribe(subscribe, &self.machine),
             Work::HasSession(session, answer) => drop(answer.send(self.machine.has_session(&session))),
             Work::StateHash(answer) => {
@@ -189,19 +187,30 @@ impl Loop {
         Ok(())
     }
 
-    /// Answers queries, those whose clients still wait, each in a session only if that is open.
-    fn queries(&mut self, group: Vec<Query>) -> Result<(), String> {
+    /// Answers reads whose client still waits, each in a session only if that is open.
+    fn query(&mut self, QueryGroup { reads, answer }: QueryGroup) -> Result<(), String> {
+        if answer.is_closed() {
+            return Ok(());
+        }
         let index = self.machine.applied().map_or(LogIndex(0), |at| at.index);
-        for Query { session, request, answer } in group {
-            if answer.is_closed() {
-                continue;
-            }
-            let outcome = match session {
+        let mut outcomes = Vec::with_capacity(reads.len());
+        for Read { session, request } in reads {
+            let mut outcome = match session {
                 Some(session) if !self.machine.has_session(&session) => QueryOutcome::Refused(Refusal::SessionExpired),
                 session => self.machine.query(session, &request).map_err(|halt| halt.to_string())?,
             };
-            let _ = answer.send((outcome, index));
+            if let QueryOutcome::Answered { pushes, logs, .. } = &mut outcome {
+                for line in logs {
+                    tracing::info!(target: "module", index = index.0, "query: {line}");
+                }
+                if !pushes.is_empty() {
+                    self.hub.publish_ephemeral(pushes);
+                    let _ = self.ephemeral.try_send(mem::take(pushes)); // Full: lost, as they may be.
+                }
+            }
+            outcomes.push(outcome);
         }
+        let _ = answer.send((outcomes, index));
         Ok(())
     }
 

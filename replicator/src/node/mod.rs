@@ -4,10 +4,13 @@
 
 mod applier;
 mod check;
+mod ephemerals;
 mod founding;
 mod modules;
 mod peer;
+mod pipeline;
 mod proposer;
+mod queries;
 mod reads;
 mod requests;
 mod startup;
@@ -29,23 +32,30 @@ pub use self::{
     founding::Founding,
     modules::StoreModuleError,
     peer::EnvelopeError,
-    requests::{Executed, NodeError, Pending},
+    pipeline::{Finished, Pipeline},
+    queries::{Answered, MustSee, Read},
+    requests::{Executed, NodeError, Pending, Request},
     startup::StartError,
     status::{Condition, Status},
-    subscriptions::{Subscribed, Target},
+    subscriptions::{Event, Subscribed, Target},
 };
 use self::{
     applier::Applier, founding::FoundingCall, proposer::Proposal, reads::Reader, requests::ENTRY_BYTES_MAX,
     waiters::Waiters,
 };
-use crate::{config::NodeConfig, replication::Strategy, seams::Seams, transport::Peers};
+use crate::{
+    config::NodeConfig,
+    replication::Strategy,
+    seams::{Group, Seams},
+    transport::Peers,
+};
 
 /// What a running replica has.
 pub(crate) struct Running {
     pub(crate) strategy: Arc<dyn Strategy>,
     pub(crate) cluster: ClusterId,
     pub(crate) lineage: Lineage,
-    proposals: mpsc::Sender<Proposal>,
+    proposals: mpsc::Sender<Vec<Proposal>>,
     reads: mpsc::Sender<Reader>,
 }
 
@@ -81,6 +91,9 @@ pub struct Node {
     log: Arc<DiskLog>,
     modules: ModuleStore,
     peers: Peers,
+    /// Where replication runs, and its own channels: a connection belongs to the runtime that made it.
+    group: Group,
+    group_peers: Peers,
     waiters: Arc<Waiters>,
     applier: Applier,
     stage: watch::Sender<Stage>,
@@ -101,6 +114,12 @@ impl Node {
     #[must_use]
     pub const fn seams(&self) -> &Seams {
         &self.seams
+    }
+
+    /// Where replication runs.
+    #[must_use]
+    pub const fn group(&self) -> &tokio::runtime::Handle {
+        &self.group.handle
     }
 
     /// Its modules.

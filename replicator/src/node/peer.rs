@@ -13,8 +13,9 @@ use crate::{
     transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer},
 };
 
-/// How long a primary waits for its group to refuse a follower's entries before it says that they are proposed.
-const REFUSAL: Duration = Duration::from_millis(1);
+/// How long a primary waits for a follower's entries to be applied or refused before it says that they are proposed: as long as one batch
+/// is under way, the follower gathers the next.
+const UNDER_WAY: Duration = Duration::from_millis(20);
 
 /// Why a peer's message was not let in.
 #[derive(Debug, thiserror::Error)]
@@ -151,20 +152,17 @@ impl Node {
             }
             codec::decode::<Entry>(entry).map_err(|error| EnvelopeError::Refused(error.to_string()))?;
         }
-        let mut result = match running.strategy.propose(entries).await {
+        let result = match running.strategy.propose(entries).await {
             Ok(result) => result,
             Err(error) => {
                 tracing::debug!(%error, "refused a follower's entries");
                 return Ok(false);
             }
         };
-        // A refusal comes at once if it comes. What comes later, the follower finds out by its silence, and proposes again.
-        match tokio::time::timeout(REFUSAL, &mut result).await {
+        // A refusal that comes later, the follower finds out by the silence, and proposes again.
+        match tokio::time::timeout(UNDER_WAY, result).await {
             Ok(Rejected(rejected)) => Ok(!rejected),
-            Err(_) => {
-                tokio::spawn(result);
-                Ok(true)
-            }
+            Err(_) => Ok(true),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What clients ask of a node: to execute, to read, to subscribe.
+//! What clients ask of a node: to execute, and to subscribe. Reads are in `queries`.
 
 use std::{
     collections::HashSet,
@@ -7,22 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use replicator_machine::{
-    Command, CursorExpired, Entry, Limits, Outcome, PushCursor, QueryOutcome, Refusal, RequestResult, Trap,
-};
+use replicator_machine::{Command, CursorExpired, Entry, Limits, Outcome, PushCursor, Refusal, RequestResult, Trap};
 use replicator_types::{Digest, Lineage, LogIndex, Position, Seed, Sequence, SessionId, codec};
 use tokio::sync::oneshot;
 
 use super::{
-    Node,
-    applier::{Query, Work},
+    Node, Running,
+    applier::Work,
     proposer::Proposal,
     subscriptions::{Subscribe, Subscribed, Target},
     waiters::{Done, Waiters},
 };
 
 /// How long the apply loop may take to answer what costs it next to nothing.
-const ASK_MAX: Duration = Duration::from_secs(10);
+pub(super) const ASK_MAX: Duration = Duration::from_secs(10);
 /// The largest encoded entry: below what the log takes as one record.
 pub(super) const ENTRY_BYTES_MAX: usize = 12 << 20;
 
@@ -60,6 +58,19 @@ pub enum NodeError {
     },
 }
 
+/// A client's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Its session.
+    pub session: SessionId,
+    /// Its number.
+    pub sequence: Sequence,
+    /// The client has the outcome of every number below.
+    pub acked_below: Sequence,
+    /// What the module gets.
+    pub request: Bytes,
+}
+
 /// The first execution of a request, as every copy of it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executed {
@@ -85,10 +96,25 @@ impl Drop for Pending {
     }
 }
 
+/// A request's outcome, as its client gets it.
+pub(super) fn outcome_of(done: Done) -> Result<Executed, NodeError> {
+    match done.outcome {
+        Outcome::Executed { result, position, digest } => Ok(Executed { result, position, digest }),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        other => unreachable!("a request became {other:?}"),
+    }
+}
+
 impl Node {
     /// The limits in the log, once it has begun.
     pub(super) fn limits(&self) -> Option<Limits> {
         self.applier.state.borrow().genesis.as_ref().map(|genesis| genesis.limits.clone())
+    }
+
+    /// The longest request that is taken, in bytes.
+    #[must_use]
+    pub fn request_bytes_max(&self) -> u64 {
+        self.applier.state.borrow().genesis.as_ref().map_or(0, |genesis| genesis.limits.request_bytes.into())
     }
 
     /// Begins to execute a request, at most once. On return it has its place among this node's proposals, so that requests begun
@@ -96,21 +122,21 @@ impl Node {
     ///
     /// # Errors
     /// A refusal is the log's; anything else says whether the outcome is unknown.
-    pub async fn begin_execute(
-        &self,
-        session: SessionId,
-        sequence: Sequence,
-        acked_below: Sequence,
-        request: Bytes,
-        deadline: Instant,
-    ) -> Result<Pending, NodeError> {
-        if let Some(limits) = self.limits()
-            && request.len() as u64 > u64::from(limits.request_bytes)
-        {
-            let (bytes, max) = (request.len() as u64, u64::from(limits.request_bytes));
+    pub async fn begin_execute(&self, request: Request, deadline: Instant) -> Result<Pending, NodeError> {
+        let running = self.running()?;
+        self.check_halted()?;
+        let proposal = self.entry_of(request)?;
+        self.begin(&running, proposal, deadline).await
+    }
+
+    /// The entry of a request, if it isn't too long.
+    pub(super) fn entry_of(&self, request: Request) -> Result<Proposal, NodeError> {
+        let Request { session, sequence, acked_below, request } = request;
+        let (bytes, max) = (request.len() as u64, self.request_bytes_max());
+        if bytes > max && max > 0 {
             return Err(Refusal::TooLarge { bytes, max }.into());
         }
-        self.begin(Command::Request { session, sequence, acked_below, request }, deadline).await
+        self.encode(Command::Request { session, sequence, acked_below, request })
     }
 
     /// Waits for what [`Self::begin_execute`] began, and answers with this replica's own outcome.
@@ -118,11 +144,7 @@ impl Node {
     /// # Errors
     /// As [`Self::begin_execute`].
     pub async fn executed(&self, pending: Pending) -> Result<Executed, NodeError> {
-        match self.finish(pending).await?.outcome {
-            Outcome::Executed { result, position, digest } => Ok(Executed { result, position, digest }),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other => unreachable!("a request became {other:?}"),
-        }
+        outcome_of(self.finish(pending).await?)
     }
 
     /// Opens a session. Returns its id, granted time to live (microseconds), window, and log index.
@@ -163,13 +185,14 @@ impl Node {
 
     /// Gets a command into the log, and waits until this replica has applied it.
     pub(super) async fn submit(&self, command: Command, deadline: Instant) -> Result<Done, NodeError> {
-        let pending = self.begin(command, deadline).await?;
+        let running = self.running()?;
+        self.check_halted()?;
+        let proposal = self.encode(command)?;
+        let pending = self.begin(&running, proposal, deadline).await?;
         self.finish(pending).await
     }
 
-    async fn begin(&self, command: Command, deadline: Instant) -> Result<Pending, NodeError> {
-        let running = self.running()?;
-        self.check_halted()?;
+    fn encode(&self, command: Command) -> Result<Proposal, NodeError> {
         let seed = Seed(self.seams.random());
         let entry = Entry { time_us: self.seams.clock.now_us(), seed, command };
         let encoded = Bytes::from(codec::encode(&entry));
@@ -177,11 +200,26 @@ impl Node {
             let (bytes, max) = (encoded.len() as u64, ENTRY_BYTES_MAX as u64);
             return Err(Refusal::TooLarge { bytes, max }.into());
         }
-        let done = self.waiters.add(seed, encoded.len()).ok_or(NodeError::Overloaded)?;
+        Ok(Proposal { seed, encoded })
+    }
+
+    async fn begin(&self, running: &Running, proposal: Proposal, deadline: Instant) -> Result<Pending, NodeError> {
+        let seed = proposal.seed;
+        let done = self.waiters.add(seed, proposal.encoded.len()).ok_or(NodeError::Overloaded)?;
         let pending = Pending { seed, done, deadline, waiters: self.waiters.clone() };
-        let given = running.proposals.send(Proposal { seed, encoded });
-        match tokio::time::timeout_at(deadline.into(), given).await {
-            Ok(Ok(())) => Ok(pending),
+        self.give(running, vec![proposal], deadline).await?;
+        Ok(pending)
+    }
+
+    /// Gives entries to the proposer.
+    pub(super) async fn give(
+        &self,
+        running: &Running,
+        proposals: Vec<Proposal>,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
+        match tokio::time::timeout_at(deadline.into(), running.proposals.send(proposals)).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(NodeError::NotReady("this node is stopping".into())),
             Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
         }
@@ -192,13 +230,20 @@ impl Node {
             Ok(Ok(done)) => Ok(done),
             // A dropped waiter is one whose machine has halted, perhaps after it had executed the request.
             Ok(Err(_)) => Err(NodeError::OutcomeUnknown),
-            Err(_) => match self.waiters.give_up(pending.seed) {
-                Some(false) => Err(NodeError::NotReady(self.why_no_primary())),
-                Some(true) => Err(NodeError::OutcomeUnknown),
+            Err(_) => match self.given_up(pending.seed) {
+                Some(error) => Err(error),
                 // It was answered, or dropped, at this very moment.
                 None => pending.done.try_recv().map_err(|_| NodeError::OutcomeUnknown),
             },
         }
+    }
+
+    /// Gives up an entry whose deadline has passed. None: it was answered, or dropped, before.
+    pub(super) fn given_up(&self, seed: Seed) -> Option<NodeError> {
+        self.waiters.give_up(seed).map(|proposed| match proposed {
+            false => NodeError::NotReady(self.why_no_primary()),
+            true => NodeError::OutcomeUnknown,
+        })
     }
 
     pub(super) fn why_no_primary(&self) -> String {
@@ -214,67 +259,6 @@ impl Node {
         match &self.applier.state.borrow().halted {
             Some(reason) => Err(NodeError::Halted(reason.clone())),
             None => Ok(()),
-        }
-    }
-
-    /// The index that a linearizable read which begins now must see.
-    ///
-    /// # Errors
-    /// If no primary confirms itself before `deadline`.
-    pub async fn read_index(&self, deadline: Instant) -> Result<LogIndex, NodeError> {
-        let running = self.running()?;
-        let (reader, index) = oneshot::channel();
-        let asked = async {
-            running.reads.send(reader).await.ok()?;
-            index.await.ok()
-        };
-        let index = tokio::time::timeout_at(deadline.into(), asked).await;
-        index.ok().flatten().ok_or_else(|| NodeError::NotReady(self.why_no_primary()))
-    }
-
-    /// Waits until this replica has applied everything up to `index`.
-    ///
-    /// # Errors
-    /// If it hasn't by `deadline`, or has halted.
-    pub async fn wait_applied(&self, index: LogIndex, deadline: Instant) -> Result<(), NodeError> {
-        let mut state = self.applied();
-        let reached = state.wait_for(|state| state.halted.is_some() || state.index() >= Some(index));
-        match tokio::time::timeout_at(deadline.into(), reached).await {
-            Ok(_) => self.check_halted(),
-            Err(_) => {
-                let applied = self.applier.state.borrow().index().unwrap_or_default();
-                Err(NodeError::NotReady(format!("this replica is behind: it has applied {applied}, not {index}")))
-            }
-        }
-    }
-
-    /// Reads the state as it is, having waited for whatever the caller needs it to hold.
-    ///
-    /// # Errors
-    /// If the module traps, the node has halted or has no module yet, or the deadline passes.
-    pub async fn query(
-        &self,
-        session: Option<SessionId>,
-        request: Bytes,
-        deadline: Instant,
-    ) -> Result<(Bytes, LogIndex), NodeError> {
-        self.running()?;
-        self.check_halted()?;
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            let given = self.applier.give(Work::Query(Query { session, request, answer })).await;
-            if given { answered.await.ok() } else { None }
-        };
-        let late = || NodeError::NotReady("the state machine is busy; try again, or another node".into());
-        let answered = tokio::time::timeout_at(deadline.into(), asked).await.map_err(|_| late())?;
-        let Some((outcome, index)) = answered else {
-            self.check_halted()?;
-            return Err(late());
-        };
-        match outcome {
-            QueryOutcome::Answered { result: RequestResult::Reply(reply), .. } => Ok((reply, index)),
-            QueryOutcome::Answered { result: RequestResult::Trap(trap), .. } => Err(NodeError::QueryTrapped(trap)),
-            QueryOutcome::Refused(refusal) => Err(refusal.into()),
         }
     }
 

@@ -12,8 +12,8 @@ use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Node, Running, Stage, Waiters, applier::FetchModule, founding::FoundingCall, modules::Modules,
-    proposer::Proposer, reads::Reads,
+    Applier, Node, Running, Stage, Waiters, applier::FetchModule, ephemerals::QUERIES_WAITING_MAX,
+    founding::FoundingCall, modules::Modules, proposer::Proposer, reads::Reads,
 };
 use crate::{
     config::NodeConfig,
@@ -138,8 +138,10 @@ impl Node {
             }
             .boxed()
         });
-        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch);
+        let (ephemeral, pushed) = mpsc::channel(QUERIES_WAITING_MAX);
+        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch, ephemeral);
         seams.threads.start_apply("apply", applying)?;
+        let group = seams.threads.start_group("group")?;
 
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);
@@ -148,6 +150,8 @@ impl Node {
             incarnation,
             start: u64::from_le_bytes(seams.random()),
             peers: Peers::new(seams.network.clone()),
+            group_peers: Peers::new(seams.network.clone()),
+            group,
             stage: watch::Sender::new(Stage::Blank("starting".into())),
             failed: watch::Sender::new(None),
             serving: watch::Sender::new(false),
@@ -163,6 +167,7 @@ impl Node {
         });
         tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
+        tokio::spawn(node.clone().pass_on(pushed));
         let starting = node.clone();
         tokio::spawn(async move {
             if let Err(error) = starting.come_up(foundings, adopted).await {
@@ -298,18 +303,19 @@ impl Node {
             disk: self.disk,
             incarnation: self.incarnation,
             log: self.log.clone(),
+            peers: self.group_peers.clone(),
             votes: Arc::new(MetaVotes(self.dir.clone())),
             sink: Arc::new(self.applier.clone()),
             timing: self.config.timing,
         };
-        let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.seams).await?);
+        let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.group.handle).await?);
         let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
         let (proposals, incoming) = mpsc::channel(1_024);
         let (reads, readers) = mpsc::channel(1_024);
-        let (waiters, peers) = (self.waiters.clone(), self.peers.clone());
+        let (waiters, peers) = (self.waiters.clone(), self.group_peers.clone());
         let proposer = Proposer { waiters, strategy: strategy.clone(), peers: peers.clone(), envelope };
-        tokio::spawn(proposer.run(incoming));
-        tokio::spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
+        self.group.handle.spawn(proposer.run(incoming));
+        self.group.handle.spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
         let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });
         tokio::spawn(self.clone().watch_group(running.clone()));
         tokio::spawn(self.clone().remember_members(running.clone()));

@@ -85,7 +85,8 @@ impl Node {
             committed: LogIndex(0),
             applied,
         };
-        match self.stage.borrow().clone() {
+        let stage = self.stage.borrow().clone();
+        match stage {
             Stage::Blank(detail) => {
                 // A cluster that was never heard of again binds nobody.
                 status.cluster = None;
@@ -130,7 +131,7 @@ impl Node {
 
     pub(super) async fn watch_health(self: Arc<Self>) {
         loop {
-            let begun = self.applier.state.borrow().genesis.is_some() && self.check_halted().is_ok();
+            let begun = self.limits().is_some() && self.check_halted().is_ok();
             let serves = begun && self.read_index(Instant::now() + HEALTH_TIMEOUT).await.is_ok();
             self.serving.send_if_modified(|serving| std::mem::replace(serving, serves) != serves);
             tokio::time::sleep(HEALTH_PERIOD).await;

@@ -29,19 +29,28 @@ pub(super) struct Subscribe {
     pub(super) answer: oneshot::Sender<Result<Subscribed, NodeError>>,
 }
 
+/// What comes to a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A push of the log.
+    Retained(RetainedPush),
+    /// A push of a query.
+    Ephemeral(Push),
+}
+
 /// A running subscription.
 pub struct Subscribed {
     /// Everything after this place will come.
     pub from: PushCursor,
     /// What comes. Ends when the subscriber falls too far behind, or isn't caught up yet.
-    pub pushes: mpsc::Receiver<RetainedPush>,
-    /// When `pushes` ends, all up to here has been in it: begin again after this, or the last one that came.
+    pub events: mpsc::Receiver<Event>,
+    /// When `events` ends, all up to here has been in it: begin again after this, or the last one that came.
     pub scanned: PushCursor,
 }
 
 struct Subscriber {
     targets: HashSet<Target>,
-    pushes: mpsc::Sender<RetainedPush>,
+    events: mpsc::Sender<Event>,
 }
 
 /// All subscriptions of this node.
@@ -72,13 +81,13 @@ impl Hub {
         }
         let now = PushCursor::end_of(machine.applied().map_or(LogIndex(0), |at| at.index));
         let from = after.unwrap_or(now);
-        let (pushes, receiver) = mpsc::channel(BACKLOG_MAX);
+        let (events, receiver) = mpsc::channel(BACKLOG_MAX);
         let retained = machine.pushes_after(from, SCAN_MAX)?;
         let mut caught_up = retained.len() < SCAN_MAX;
         let mut scanned = from;
         for retained in retained {
             let at = retained.cursor;
-            if targets.contains(&retained.push.to) && pushes.try_send(retained).is_err() {
+            if targets.contains(&retained.push.to) && events.try_send(Event::Retained(retained)).is_err() {
                 caught_up = false; // The rest follows when the subscriber begins again after these.
                 break;
             }
@@ -90,9 +99,9 @@ impl Hub {
             for target in &targets {
                 self.by_target.entry(*target).or_default().push(id);
             }
-            self.subscribers.insert(id, Subscriber { targets, pushes });
+            self.subscribers.insert(id, Subscriber { targets, events });
         }
-        Ok(Subscribed { from, pushes: receiver, scanned })
+        Ok(Subscribed { from, events: receiver, scanned })
     }
 
     pub(super) fn publish(&mut self, index: LogIndex, pushes: &[Push]) {
@@ -106,13 +115,26 @@ impl Hub {
                     continue; // No gap: what follows a push that was left out is left out too.
                 }
                 let retained = RetainedPush { cursor: PushCursor { index, ordinal }, push: push.clone() };
-                let sent = self.subscribers.get(id).map(|subscriber| subscriber.pushes.try_send(retained));
+                let event = Event::Retained(retained);
+                let sent = self.subscribers.get(id).map(|subscriber| subscriber.events.try_send(event));
                 if !matches!(sent, Some(Ok(()))) {
                     behind.insert(*id);
                 }
             }
         }
         behind.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Delivers what a query pushed to those who listen now. One who is behind misses it: events of the log go first.
+    pub(super) fn publish_ephemeral(&self, pushes: &[Push]) {
+        for push in pushes {
+            for id in self.by_target.get(&push.to).into_iter().flatten() {
+                let Some(subscriber) = self.subscribers.get(id) else { continue };
+                if subscriber.events.capacity() > BACKLOG_MAX / 2 {
+                    let _ = subscriber.events.try_send(Event::Ephemeral(push.clone())); // Gone: the hub finds out later.
+                }
+            }
+        }
     }
 
     fn forget(&mut self, id: u64) {
@@ -128,7 +150,7 @@ impl Hub {
     }
 
     fn forget_gone(&mut self) {
-        let gone: Vec<u64> = self.subscribers.iter().filter(|(_, s)| s.pushes.is_closed()).map(|(id, _)| *id).collect();
+        let gone: Vec<u64> = self.subscribers.iter().filter(|(_, s)| s.events.is_closed()).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|id| self.forget(id));
     }
 }

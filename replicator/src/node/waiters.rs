@@ -10,7 +10,7 @@ use std::{
 
 use replicator_machine::{Outcome, Refusal};
 use replicator_types::{Digest, Position, Seed};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// What became of an entry on this replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,26 @@ pub(crate) struct Done {
     pub(crate) digest: Digest,
 }
 
+/// Where an outcome goes.
+pub(super) enum Reply {
+    /// To who waits for this one.
+    One(oneshot::Sender<Done>),
+    /// To who waits for many, with the ticket of this one. None: the machine has halted.
+    Many(mpsc::UnboundedSender<(u64, Option<Done>)>, u64),
+}
+
+impl Reply {
+    fn send(self, done: Done) {
+        // Fails only if nobody waits any more.
+        match self {
+            Self::One(reply) => drop(reply.send(done)),
+            Self::Many(reply, ticket) => drop(reply.send((ticket, Some(done)))),
+        }
+    }
+}
+
 struct Waiter {
-    done: oneshot::Sender<Done>,
+    reply: Reply,
     bytes: usize,
     /// How often the entry was given to a primary. From the first time on, its outcome may be unknown (safety rule 14).
     proposed: u32,
@@ -37,6 +55,11 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn add(&mut self, seed: Seed, bytes: usize, reply: Reply) {
+        self.bytes += bytes;
+        self.entries.insert(seed, Waiter { reply, bytes, proposed: 0 });
+    }
+
     fn remove(&mut self, seed: Seed) -> Option<Waiter> {
         let waiter = self.entries.remove(&seed)?;
         self.bytes -= waiter.bytes;
@@ -63,18 +86,32 @@ impl Waiters {
     /// Begins to wait for an entry of that many bytes. None: the node waits for as much as it may.
     pub(super) fn add(&self, seed: Seed, bytes: usize) -> Option<oneshot::Receiver<Done>> {
         let (done, receiver) = oneshot::channel();
+        (self.add_all([(seed, bytes, Reply::One(done))].into_iter()) == 1).then_some(receiver)
+    }
+
+    /// Begins to wait for entries: those from the front on that there is room for. Returns how many.
+    pub(super) fn add_all(&self, entries: impl Iterator<Item = (Seed, usize, Reply)>) -> usize {
         let mut waiting = self.lock();
-        if waiting.entries.len() >= self.entries_max || waiting.bytes + bytes > self.bytes_max {
-            return None;
+        let mut added = 0;
+        for (seed, bytes, reply) in entries {
+            if waiting.entries.len() >= self.entries_max || waiting.bytes + bytes > self.bytes_max {
+                break;
+            }
+            waiting.add(seed, bytes, reply);
+            added += 1;
         }
-        waiting.bytes += bytes;
-        waiting.entries.insert(seed, Waiter { done, bytes, proposed: 0 });
-        Some(receiver)
+        added
     }
 
     /// Gives up. Returns whether the entry was given to a primary; None if it is answered, or was dropped with all others.
     pub(super) fn give_up(&self, seed: Seed) -> Option<bool> {
         self.lock().remove(seed).map(|waiter| waiter.proposed > 0)
+    }
+
+    /// Gives up several.
+    pub(super) fn give_up_all(&self, seeds: impl Iterator<Item = Seed>) {
+        let mut waiting = self.lock();
+        seeds.for_each(|seed| drop(waiting.remove(seed)));
     }
 
     /// Whether somebody still waits.
@@ -117,14 +154,19 @@ impl Waiters {
                 continue;
             }
             if let Some(waiter) = waiting.remove(seed) {
-                let _ = waiter.done.send(done);
+                waiter.reply.send(done);
             }
         }
     }
 
     /// Drops all: the machine has halted, and nobody will be answered.
     pub(super) fn clear(&self) {
-        *self.lock() = Waiting::default();
+        let waiting = std::mem::take(&mut *self.lock());
+        for waiter in waiting.entries.into_values() {
+            if let Reply::Many(reply, ticket) = waiter.reply {
+                let _ = reply.send((ticket, None)); // Fails only if nobody waits any more.
+            }
+        }
     }
 }
 

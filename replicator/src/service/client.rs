@@ -1,16 +1,16 @@
 //! `ReplicatorService`: what applications' clients call.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::Stream;
-use replicator_machine::{Command, Refusal};
+use replicator_machine::Command;
 use replicator_proto::replicator::v1::{self as pb, replicator_service_server::ReplicatorService};
-use replicator_types::{Lineage, LogIndex, Sequence};
+use replicator_types::Sequence;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{NodeOrBad, deadline, errors, errors::ApiError, session, stream, subscribe};
-use crate::node::{Node, NodeError, Pending};
+use super::{NodeOrBad, deadline, errors, errors::ApiError, query, session, stream, subscribe};
+use crate::node::{Node, Request as ExecuteRequest};
 
 pub(super) struct ClientApi {
     pub(super) node: Arc<Node>,
@@ -24,23 +24,14 @@ impl ClientApi {
     }
 }
 
-/// Begins to execute a client's request: it has its place in the order on return.
-pub(super) async fn begin(node: &Node, request: pb::ExecuteRequest, deadline: Instant) -> Result<Pending, ApiError> {
-    let begun = async {
-        let session = session(&request.session_id)?;
-        if request.sequence == 0 {
-            return Err(NodeOrBad::Bad("sequence is 0; a session's requests are numbered from 1".into()));
-        }
-        let (sequence, acked_below) = (Sequence(request.sequence), Sequence(request.acked_below));
-        Ok(node.begin_execute(session, sequence, acked_below, request.request, deadline).await?)
-    };
-    begun.await.map_err(|error| ApiError::of(node, error))
-}
-
-/// Waits for the outcome of what [`begin`] began.
-pub(super) async fn outcome(node: &Node, begun: Result<Pending, ApiError>) -> Result<pb::ExecuteResponse, ApiError> {
-    let executed = node.executed(begun?).await.map_err(|error| ApiError::of(node, error.into()))?;
-    errors::response(node, executed)
+/// Checks a request's form.
+pub(super) fn parse(node: &Node, request: pb::ExecuteRequest) -> Result<ExecuteRequest, ApiError> {
+    let session = session(&request.session_id).map_err(|error| ApiError::of(node, error))?;
+    if request.sequence == 0 {
+        return Err(ApiError::bad("sequence is 0; a session's requests are numbered from 1"));
+    }
+    let (sequence, acked_below) = (Sequence(request.sequence), Sequence(request.acked_below));
+    Ok(ExecuteRequest { session, sequence, acked_below, request: request.request })
 }
 
 #[tonic::async_trait]
@@ -59,6 +50,7 @@ impl ReplicatorService for ClientApi {
                 window,
                 lineage: self.node.lineage()?.0,
                 log_index: index.0,
+                request_bytes_max: self.node.request_bytes_max(),
             })
         };
         self.told(opened.await)
@@ -92,8 +84,9 @@ impl ReplicatorService for ClientApi {
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
         let deadline = deadline(&request);
-        let begun = begin(&self.node, request.into_inner(), deadline).await;
-        Ok(Response::new(outcome(&self.node, begun).await?))
+        let request = parse(&self.node, request.into_inner())?;
+        let executed = async { self.node.executed(self.node.begin_execute(request, deadline).await?).await };
+        Ok(Response::new(errors::response(&self.node, executed.await)?))
     }
 
     type ExecuteStreamStream = Answers<pb::ExecuteStreamResponse>;
@@ -107,37 +100,16 @@ impl ReplicatorService for ClientApi {
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
-        let answered = async {
-            let client = match &request.session_id[..] {
-                [] => None,
-                id => Some(session(id)?),
-            };
-            self.node.check_lineage(Lineage(request.lineage))?;
-            let must_see = match request.consistency() {
-                pb::Consistency::Unspecified | pb::Consistency::Linearizable => {
-                    Some(self.node.read_index(deadline).await?)
-                }
-                pb::Consistency::Session => Some(LogIndex(request.min_log_index)),
-                pb::Consistency::Local => None,
-            };
-            if let Some(index) = must_see {
-                self.node.wait_applied(index, deadline).await?;
-            }
-            let answered = self.node.query(client, request.request.clone(), deadline).await;
-            let (response, index) = match answered {
-                // This replica may not have heard of the session yet.
-                Err(NodeError::Refused(Refusal::SessionExpired)) => {
-                    let index = self.node.read_index(deadline).await?;
-                    self.node.wait_applied(index, deadline).await?;
-                    self.node.query(client, request.request, deadline).await?
-                }
-                answered => answered?,
-            };
-            let node_id = self.node.config().name.to_string();
-            Ok(pb::QueryResponse { response, log_index: index.0, node_id })
-        };
-        self.told(answered.await)
+        Ok(Response::new(query::query(&self.node, request.into_inner(), deadline).await?))
+    }
+
+    type QueryStreamStream = Answers<pb::QueryStreamResponse>;
+
+    async fn query_stream(
+        &self,
+        request: Request<Streaming<pb::QueryStreamRequest>>,
+    ) -> Result<Response<Self::QueryStreamStream>, Status> {
+        Ok(Response::new(Box::pin(query::query_all(self.node.clone(), request.into_inner()))))
     }
 
     type SubscribeStream = Answers<pb::SubscribeResponse>;

@@ -44,8 +44,9 @@ impl ApiError {
         };
         let (code, reason) = code_and_reason(&error);
         let mut told = Self::new(code, reason, error.to_string());
-        if let NodeError::Refused(Refusal::Gap { last } | Refusal::Stale { last } | Refusal::WindowFull { last }) =
-            error
+        if let NodeError::Refused(
+            Refusal::Gap { last } | Refusal::Stale { last } | Refusal::Reused { last } | Refusal::WindowFull { last },
+        ) = error
         {
             told.last_sequence = last.0;
         }
@@ -83,7 +84,7 @@ fn code_and_reason(error: &NodeError) -> (Code, pb::ErrorReason) {
         NodeError::Refused(refusal) => match refusal {
             Refusal::Gap { .. } => (Code::FailedPrecondition, Reason::SequenceGap),
             Refusal::Stale { .. } => (Code::OutOfRange, Reason::SequenceStale),
-            Refusal::Reused => (Code::InvalidArgument, Reason::SequenceReused),
+            Refusal::Reused { .. } => (Code::InvalidArgument, Reason::SequenceReused),
             Refusal::WindowFull { .. } => (Code::ResourceExhausted, Reason::WindowFull),
             Refusal::SessionExpired => (Code::NotFound, Reason::SessionExpired),
             Refusal::SessionsFull { .. } => (Code::ResourceExhausted, Reason::SessionsFull),
@@ -123,20 +124,27 @@ impl From<ApiError> for pb::Error {
             log_index: error.log_index.0,
             state_digest: error.digest.0,
             last_sequence: error.last_sequence,
+            primary_address: error.primary.unwrap_or_default(),
         }
     }
 }
 
-/// What a client is told of an executed request.
-pub(super) fn response(node: &Node, executed: Executed) -> Result<pb::ExecuteResponse, ApiError> {
+/// What a client is told of a request.
+pub(super) fn response(node: &Node, executed: Result<Executed, NodeError>) -> Result<pb::ExecuteResponse, ApiError> {
+    let executed = executed.map_err(|error| ApiError::of(node, error.into()))?;
     match executed.result {
         RequestResult::Trap(ref trap) => Err(ApiError::trapped(trap, &executed)),
-        RequestResult::Reply(response) => Ok(pb::ExecuteResponse {
-            response,
-            log_index: executed.position.index.0,
-            epoch: executed.position.epoch.0,
-            node_id: node.config().name.to_string(),
-            state_digest: executed.digest.0,
-        }),
+        RequestResult::Reply(response) => {
+            let told = pb::ExecuteResponse {
+                response,
+                log_index: executed.position.index.0,
+                epoch: executed.position.epoch.0,
+                node_id: node.config().name.to_string(),
+                state_digest: executed.digest.0,
+            };
+            #[cfg(feature = "planted-wrong-answers")]
+            let told = super::planted::executed(told);
+            Ok(told)
+        }
     }
 }

@@ -4,6 +4,9 @@ mod admin;
 mod client;
 mod errors;
 mod peer;
+#[cfg(feature = "planted-wrong-answers")]
+mod planted;
+mod query;
 mod stream;
 mod subscribe;
 
@@ -29,6 +32,9 @@ use crate::{
 const CLIENT_MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Streams open at once on one connection.
 const STREAMS_MAX: u32 = 4_096;
+/// Streams of one connection that were cancelled before this process took them up. A client that gives up its calls while the process stands
+/// still leaves as many as it had; past this it is a flood, and the connection ends.
+const RESETS_MAX: usize = 1_024;
 /// How long a call may take if its caller doesn't say.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take whatever its caller says.
@@ -52,13 +58,8 @@ pub struct Served {
 /// # Errors
 /// If an address can't be bound; the message names it.
 pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
-    let peer = bind(&node, node.config().peer_address.as_str(), "peer_address").await?;
+    let peer_address = node.group().spawn(serve_peers(node.clone())).await.map_err(io::Error::other)??;
     let client = bind(&node, node.config().client_address.as_str(), "client_address").await?;
-
-    let peers = PeerServiceServer::new(PeerApi { node: node.clone() })
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    run(limited().add_service(peers), peer.1, "peers");
 
     let clients = ReplicatorServiceServer::new(ClientApi { node: node.clone() })
         .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
@@ -96,7 +97,17 @@ pub async fn serve(node: Arc<Node>) -> io::Result<Served> {
             }
         }
     });
-    Ok(Served { client_address: client.0, peer_address: peer.0 })
+    Ok(Served { client_address: client.0, peer_address })
+}
+
+/// Runs where replication does, so that what a peer sends goes from the socket to the log without a change of thread.
+async fn serve_peers(node: Arc<Node>) -> io::Result<String> {
+    let (address, incoming) = bind(&node, node.config().peer_address.as_str(), "peer_address").await?;
+    let peers = PeerServiceServer::new(PeerApi { node })
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    run(limited().add_service(peers), incoming, "peers");
+    Ok(address)
 }
 
 async fn bind(node: &Node, address: &str, key: &str) -> io::Result<(String, crate::seams::Incoming)> {
@@ -111,6 +122,7 @@ fn limited() -> Server {
     Server::builder()
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .initial_stream_window_size(4 << 20)

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
+use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
 use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash};
 use tokio::sync::mpsc;
@@ -154,6 +155,18 @@ impl PeerService for PeerApi {
         let running = self.node.admit(&envelope(request.into_inner().envelope)?).await?;
         let index = running.strategy.read_index().await;
         Ok(Response::new(pb::ReadIndexResponse { confirmed: index.is_some(), log_index: index.unwrap_or_default().0 }))
+    }
+
+    async fn deliver(&self, request: Request<pb::DeliverRequest>) -> Result<Response<pb::DeliverResponse>, Status> {
+        let request = request.into_inner();
+        self.node.admit(&envelope(request.envelope)?).await?;
+        let pushed = |push: pb::DeliveredPush| {
+            let to = push.to[..].try_into().map_err(|_| Status::invalid_argument("a target has 16 bytes"))?;
+            Ok::<_, Status>(Push { to, payload: push.payload })
+        };
+        let pushes = request.pushes.into_iter().map(pushed).collect::<Result<_, _>>()?;
+        self.node.on_deliver(pushes).await?;
+        Ok(Response::new(pb::DeliverResponse {}))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

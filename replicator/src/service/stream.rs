@@ -2,72 +2,82 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use futures::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
-use replicator_proto::replicator::v1 as pb;
+use bytes::Bytes;
+use futures::Stream;
+use replicator_proto::replicator::v1::{self as pb, execute_result};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{
     DEADLINE,
-    client::{begin, outcome},
+    client::parse,
+    errors::{self, ApiError},
 };
-use crate::node::Node;
+use crate::node::{Finished, Node};
 
 /// Requests of one stream under way at once; the stream is not read while there are as many.
-const IN_FLIGHT_MAX: usize = 4_096;
-/// Results in one message.
-const RESULTS_MAX: usize = 256;
+pub(super) const IN_FLIGHT_MAX: usize = 4_096;
+/// Results in one message, about.
+pub(super) const RESULTS_MAX: usize = 256;
+
+/// Which request of a stream: its session and number, as they came.
+type Tag = (Bytes, u64);
+
+fn result((session_id, sequence): Tag, told: Result<pb::ExecuteResponse, ApiError>) -> pb::ExecuteResult {
+    let result = match told {
+        Ok(response) => execute_result::Result::Response(response),
+        Err(error) => execute_result::Result::Error(error.into()),
+    };
+    pb::ExecuteResult { session_id, sequence, result: Some(result) }
+}
 
 /// Executes what comes in, and yields the results.
 pub(super) fn execute_all(
     node: Arc<Node>,
     mut requests: Streaming<pb::ExecuteStreamRequest>,
 ) -> impl Stream<Item = Result<pb::ExecuteStreamResponse, Status>> + Send {
-    let (results, answered) = mpsc::channel::<Result<pb::ExecuteStreamResponse, Status>>(16);
+    let (outgoing, answered) = mpsc::channel::<Result<pb::ExecuteStreamResponse, Status>>(16);
     tokio::spawn(async move {
-        let mut under_way = FuturesUnordered::new();
-        let mut queue = VecDeque::new();
+        let mut pipeline = node.pipeline::<Tag>();
+        let mut queue: VecDeque<pb::ExecuteRequest> = VecDeque::new();
         let mut open = true;
-        while open || !queue.is_empty() || !under_way.is_empty() {
-            let room = under_way.len() < IN_FLIGHT_MAX;
+        while open || !queue.is_empty() || !pipeline.is_empty() {
+            let room = IN_FLIGHT_MAX.saturating_sub(pipeline.len());
+            let mut results = Vec::new();
             tokio::select! {
                 biased;
-                Some(first) = under_way.next(), if !under_way.is_empty() => {
-                    let mut batch = vec![first];
-                    while batch.len() < RESULTS_MAX {
-                        match under_way.next().now_or_never() {
-                            Some(Some(result)) => batch.push(result),
-                            _ => break,
+                finished = pipeline.finished(), if !pipeline.is_empty() => {
+                    results.extend(finished.into_iter().map(|(tag, executed)| result(tag, errors::response(&node, executed))));
+                }
+                () = outgoing.closed() => return, // The client is gone; what it proposed goes its way.
+                () = std::future::ready(()), if room > 0 && !queue.is_empty() => {
+                    let mut good = Vec::with_capacity(queue.len().min(room));
+                    for request in queue.drain(..queue.len().min(room)) {
+                        let tag = (request.session_id.clone(), request.sequence);
+                        match parse(&node, request) {
+                            Ok(request) => good.push((tag, request)),
+                            Err(error) => results.push(result(tag, Err(error))),
                         }
                     }
-                    if results.send(Ok(pb::ExecuteStreamResponse { results: batch })).await.is_err() {
-                        return; // The client is gone; what it proposed goes its way.
-                    }
-                }
-                () = results.closed() => return,
-                () = std::future::ready(()), if room && !queue.is_empty() => {
-                    let Some(request): Option<pb::ExecuteRequest> = queue.pop_front() else { continue };
-                    let (session_id, sequence) = (request.session_id.clone(), request.sequence);
-                    // In order: the next one begins after this one has its place.
-                    let begun = begin(&node, request, Node::deadline(DEADLINE)).await;
-                    let node = node.clone();
-                    under_way.push(async move {
-                        let result = match outcome(&node, begun).await {
-                            Ok(response) => pb::execute_result::Result::Response(response),
-                            Err(error) => pb::execute_result::Result::Error(error.into()),
-                        };
-                        pb::ExecuteResult { session_id, sequence, result: Some(result) }
-                    });
+                    let failed: Vec<Finished<Tag>> = pipeline.begin(good.into_iter(), Node::deadline(DEADLINE)).await;
+                    results.extend(failed.into_iter().map(|(tag, error)| result(tag, errors::response(&node, error))));
                 }
                 message = requests.message(), if open && queue.is_empty() => match message {
                     Ok(Some(message)) => queue.extend(message.requests),
                     Ok(None) => open = false,
                     Err(status) => {
-                        let _ = results.send(Err(status)).await;
+                        let _ = outgoing.send(Err(status)).await;
                         return;
                     }
                 },
+            }
+            while !results.is_empty() {
+                let rest = results.split_off(results.len().min(RESULTS_MAX));
+                if outgoing.send(Ok(pb::ExecuteStreamResponse { results })).await.is_err() {
+                    return;
+                }
+                results = rest;
             }
         }
     });

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::Stream;
-use replicator_machine::{PushCursor, Refusal, RetainedPush};
+use replicator_machine::{Push, PushCursor, Refusal};
 use replicator_proto::replicator::v1::{self as pb, subscribe_response::Item};
 use replicator_types::{Lineage, LogIndex};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{NodeOrBad, errors::ApiError, session};
-use crate::node::{Node, NodeError, Subscribed, Target};
+use crate::node::{Event, Node, NodeError, Subscribed, Target};
 
 /// How often a subscriber is told how far it is, if there is progress to tell.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -101,10 +101,9 @@ impl Subscription {
             // Read before the queue is emptied: every push up to here is in it by then.
             let reached = applied.borrow_and_update().index();
             loop {
-                match begun.pushes.try_recv() {
-                    Ok(push) => {
-                        seen = push.cursor;
-                        if !self.deliver(push).await {
+                match begun.events.try_recv() {
+                    Ok(event) => {
+                        if !self.deliver(event, &mut seen).await {
                             return;
                         }
                     }
@@ -132,11 +131,9 @@ impl Subscription {
                     let _ = self.events.send(Err(ApiError::of(&self.node, error.into()).into())).await;
                     return;
                 }
-                push = begun.pushes.recv() => if let Some(push) = push {
-                    seen = push.cursor;
-                    if !self.deliver(push).await {
-                        return;
-                    }
+                event = begun.events.recv() => if let Some(event) = event
+                    && !self.deliver(event, &mut seen).await {
+                    return;
                 },
                 () = tokio::time::sleep(PROGRESS), if caught_up > seen => {
                     seen = caught_up;
@@ -164,10 +161,17 @@ impl Subscription {
         pb::Cursor { lineage: self.lineage.0, log_index: at.index.0, ordinal: at.ordinal }
     }
 
-    async fn deliver(&self, retained: RetainedPush) -> bool {
-        let topic = self.names.get(&retained.push.to).cloned().unwrap_or_default();
-        let cursor = Some(self.cursor(retained.cursor));
-        self.tell(Item::Push(pb::Push { cursor, topic, payload: retained.push.payload })).await
+    async fn deliver(&self, event: Event, seen: &mut PushCursor) -> bool {
+        let topic = |push: &Push| self.names.get(&push.to).cloned().unwrap_or_default();
+        let item = match event {
+            Event::Retained(retained) => {
+                *seen = retained.cursor;
+                let cursor = Some(self.cursor(retained.cursor));
+                Item::Push(pb::Push { cursor, topic: topic(&retained.push), payload: retained.push.payload })
+            }
+            Event::Ephemeral(push) => Item::Ephemeral(pb::EphemeralPush { topic: topic(&push), payload: push.payload }),
+        };
+        self.tell(item).await
     }
 
     async fn tell(&self, item: Item) -> bool {

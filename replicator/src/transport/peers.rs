@@ -348,6 +348,23 @@ impl PeerChannel {
         Ok(answer.confirmed.then_some(LogIndex(answer.log_index)))
     }
 
+    /// Passes ephemeral pushes on: to whom each goes, and what.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn deliver(
+        &self,
+        envelope: Envelope,
+        pushes: Vec<([u8; 16], Bytes)>,
+        bound: Duration,
+    ) -> Result<(), TransportError> {
+        let pushed = |(to, payload): ([u8; 16], Bytes)| pb::DeliveredPush { to: Bytes::copy_from_slice(&to), payload };
+        let pushes = pushes.into_iter().map(pushed).collect();
+        within(bound, self.client.clone().deliver(pb::DeliverRequest { envelope: Some(envelope.into()), pushes }))
+            .await?;
+        Ok(())
+    }
+
     /// Fetches a module's bytes. The caller checks their hash.
     ///
     /// # Errors

@@ -204,7 +204,7 @@ impl Driver {
                     }
                 }
                 () = sleep_until(stalled), if waiting => {
-                    attempts.timed_out(node);
+                    attempts.timed_out(node, true);
                     return End::Again;
                 }
                 () = sleep_until(expiry.unwrap_or(stalled)), if expiry.is_some() => self.expire(attempts),
@@ -236,7 +236,7 @@ impl Driver {
             };
             note_log_index(&self.client, self.lineage, &result);
             match self.sequencer.settle(sequence, result, sequence == outbound.first) {
-                Step::Settled => {}
+                Step::Settled(_) => {}
                 Step::Resend => end = end.or(Some(End::Again)),
                 Step::Failed(error) => return Some(End::Failed(error)),
             }

@@ -184,7 +184,10 @@ async fn reused_stale_and_gap_are_told_and_put_the_session_in_step() {
 
     let behind = Session::resume(&client, before.clone());
     let error = behind.execute("new").await.unwrap_err();
-    assert!(matches!(error, Error::SequenceReused { sequence: Sequence(1) }) && error.is_resynchronised(), "{error}");
+    let reused = |error: &Error| {
+        matches!(error, Error::SequenceReused { sequence: Sequence(1), last_sequence: Some(Sequence(1)) })
+    };
+    assert!(reused(&error) && error.is_resynchronised(), "{error}");
     assert_eq!(behind.execute("new").await.unwrap().sequence, Sequence(2));
 
     let far_behind = Session::resume(&client, before.clone());

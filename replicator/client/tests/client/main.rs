@@ -5,4 +5,6 @@ mod execute;
 mod fake;
 mod pipeline;
 mod query;
+mod streams;
 mod subscribe;
+mod votes;

@@ -49,7 +49,7 @@ async fn a_silent_stream_is_left_for_another() {
 async fn a_gap_left_by_a_lost_request_is_filled() {
     let cluster = Cluster::start(2).await;
     let session = cluster.client().open_session(None).await.unwrap();
-    cluster.everywhere(&[Fault::LosesFirst, Fault::LosesFirst]);
+    cluster.everywhere(&[Fault::LosesFirst { primary: None }, Fault::LosesFirst { primary: None }]);
     send_all(&cluster, &session, 40).await;
 }
 

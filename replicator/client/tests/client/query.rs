@@ -1,4 +1,4 @@
-use replicator_client::{Consistency, LogIndex};
+use replicator_client::{Consistency, LogIndex, SavedSession, Session};
 
 use crate::fake::{Cluster, Fault, LINEAGE};
 
@@ -32,4 +32,15 @@ async fn clones_share_what_was_seen() {
     assert_eq!(client.log_index_seen(), LogIndex(5));
     session.execute("x").await.unwrap();
     assert_eq!(client.log_index_seen(), LogIndex(101));
+}
+
+#[tokio::test]
+async fn a_session_knows_the_longest_request_also_after_it_was_saved() {
+    let cluster = Cluster::start(1).await;
+    let session = cluster.client().open_session(None).await.unwrap();
+    assert_eq!(session.request_bytes_max(), 1 << 20);
+    let saved = session.saved();
+    assert_eq!(Session::resume(&cluster.client(), saved.clone()).request_bytes_max(), 1 << 20);
+    let old = SavedSession { request_bytes_max: 0, ..saved };
+    assert_eq!(Session::resume(&cluster.client(), old).request_bytes_max(), 0);
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use replicator_client::{Cursor, Error, Lineage, LogIndex, Subscription};
+use replicator_client::{Cursor, Error, Event, Lineage, LogIndex, Subscription};
 
 use crate::fake::{Cluster, Fault, LINEAGE};
 
@@ -75,4 +75,30 @@ async fn a_dropped_wait_loses_nothing() {
         }
     }
     assert_eq!(payloads, [2, 2, 3, 7, 7, 9]);
+}
+
+#[tokio::test]
+async fn passing_events_come_between_and_move_no_cursor() {
+    let cluster = Cluster::start(1).await;
+    cluster.state().events = EVENTS.to_vec();
+    cluster.state().ephemerals = true;
+    let mut events = cluster.client().subscribe(None, ["t"], None);
+    let start = events.established().await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let before = events.cursor().unwrap();
+        match events.next_event().await.unwrap().unwrap() {
+            Event::Push(push) => {
+                assert!(push.cursor > before && events.cursor() == Some(push.cursor));
+                seen.push(String::from_utf8(push.payload.to_vec()).unwrap());
+            }
+            Event::Ephemeral { topic, payload } => {
+                assert_eq!((topic.as_str(), events.cursor()), ("t", Some(before)));
+                seen.push(String::from_utf8(payload.to_vec()).unwrap());
+            }
+        }
+    }
+    assert_eq!(seen, ["before 2.0", "2.0", "before 2.1", "2.1"]);
+    assert!(events.cursor().unwrap() > start);
+    assert_eq!(take(&mut events, 4).await, ["3.0", "7.0", "7.1", "9.0"], "next() leaves them out");
 }

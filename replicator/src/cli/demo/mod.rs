@@ -1,6 +1,5 @@
 //! `replicator demo`: a cluster on this machine, real processes and all, to play with or to watch.
 
-mod cluster;
 mod story;
 
 use std::{
@@ -14,8 +13,11 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::cluster::Cluster;
-use super::{Failure, output, status};
+use super::{
+    Failure,
+    cluster::{Cluster, Place, Setup, bundled_module, odd_and_few},
+    output, status,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -33,19 +35,10 @@ pub(super) struct DemoArgs {
     data_dir: Option<PathBuf>,
 }
 
-fn odd_and_few(text: &str) -> Result<usize, String> {
-    match text {
-        "1" => Ok(1),
-        "3" => Ok(3),
-        "5" => Ok(5),
-        _ => Err("a majority cluster has 1, 3 or 5 nodes".into()),
-    }
-}
-
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let module = match args.module {
         Some(module) => module,
-        None => bundled_module("chat.wasm")?,
+        None => bundled_module("chat")?,
     };
     if args.script && args.nodes < 3 {
         return Err(Failure::Usage("--script kills a node and goes on, so it needs --nodes 3 or 5".into()));
@@ -55,7 +48,11 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
-    let mut cluster = Cluster::prepare(args.nodes, args.data_dir.as_deref())?;
+    let mut cluster = Cluster::prepare(Setup {
+        nodes: args.nodes,
+        place: args.data_dir.as_deref().map_or(Place::Temporary { within: None, command: "demo" }, Place::Kept),
+        settings: "",
+    })?;
     let played = tokio::select! {
         played = async {
             if args.script { story::tell(&mut cluster, &module).await } else { live(&mut cluster, &module).await }
@@ -76,20 +73,6 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
             ))
         }
     }
-}
-
-/// A module that was built or installed beside this program.
-fn bundled_module(name: &str) -> anyhow::Result<PathBuf> {
-    let here = std::env::current_exe().context("can't tell where this program is")?;
-    let folder = here.parent().unwrap_or(Path::new("."));
-    let places = [folder.join("modules"), folder.join("../modules"), folder.join("../share/replicator/modules")];
-    let found = places.iter().map(|place| place.join(name)).find(|file| file.is_file());
-    found.ok_or_else(|| {
-        anyhow!(
-            "{name} is not beside this program (looked in {}); run `make`, or give --module",
-            places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
-        )
-    })
 }
 
 /// Says a step that has held.

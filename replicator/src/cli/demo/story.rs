@@ -16,8 +16,11 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::{blow, cluster::Cluster, ensure, step};
-use crate::cli::status::{self, Verdict};
+use super::{blow, ensure, step};
+use crate::cli::{
+    cluster::Cluster,
+    status::{self, Verdict},
+};
 
 /// Messages that alice sends; the nodes die after a third of them.
 const MESSAGES: usize = 300;

@@ -1,7 +1,7 @@
 //! Majority replication: Raft (Ongaro and Ousterhout 2014), by openraft.
 //!
 //! An entry is committed when a majority of the voters holds it durably; 3 voters survive one failure, 5 survive two. The group
-//! runs on a current-thread runtime of its own: heartbeats never wait for clients or for the module.
+//! runs on a current-thread runtime that it shares with the server of its peers alone: heartbeats never wait for clients or for the module.
 //!
 //! What we add to openraft: a voter is its disk, and a replaced disk joins as learner first ([`membership`]); votes live
 //! in `meta` and entries in our log ([`log_store`]); pre-vote is on, and answers for what it is asked ([`network`]).
@@ -12,7 +12,7 @@ mod network;
 mod state_machine;
 mod types;
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
@@ -21,7 +21,7 @@ use openraft::{
 };
 use replicator_storage::Log;
 use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec};
-use tokio::sync::{oneshot, watch};
+use tokio::{runtime::Handle, sync::watch};
 
 use self::{
     log_store::LogStore,
@@ -33,9 +33,11 @@ use crate::{
     replication::{
         ApplySink, Member, PeerMessageError, Progress, ProposeError, Rejected, Role, Strategy, View, VoteStore,
     },
-    seams::Seams,
     transport::{Envelope, Join, JoinAnswer, Peers},
 };
+
+/// How often a group is asked whether it has stopped. It acknowledges nothing from then on anyway.
+const STOPPED_PERIOD: Duration = Duration::from_millis(100);
 
 /// How fast the group notices and decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Parts {
     pub incarnation: Incarnation,
     /// Its log.
     pub log: Arc<dyn Log>,
+    /// Channels to the other replicas.
+    pub peers: Peers,
     /// Its vote.
     pub votes: Arc<dyn VoteStore>,
     /// Where committed entries go.
@@ -79,15 +83,14 @@ pub struct Majority {
     disk: DiskId,
     raft: MajorityRaft,
     view: watch::Receiver<View>,
-    _group: oneshot::Sender<()>,
 }
 
 impl Majority {
-    /// Joins the group that the log and the vote tell of, on a runtime of its own.
+    /// Joins the group that the log and the vote tell of. All of its tasks run on `group`.
     ///
     /// # Errors
-    /// If the thread can't be started, or the log or the vote can't be read.
-    pub async fn start(parts: Parts, seams: &Seams) -> io::Result<Self> {
+    /// If the log or the vote can't be read.
+    pub async fn start(parts: Parts, group: &Handle) -> io::Result<Self> {
         let config = Config {
             cluster_name: parts.cluster.0.to_string(),
             heartbeat_interval: parts.timing.heartbeat_ms,
@@ -105,29 +108,16 @@ impl Majority {
         };
         let config = Arc::new(config.validate().map_err(io::Error::other)?);
         let disk = parts.disk;
-        let (ready, started) = oneshot::channel();
-        let (group, ended) = oneshot::channel::<()>();
-        let peers = Peers::new(seams.network.clone());
-        let body = async move {
-            let built = build(parts, peers, config).await;
-            let running = built.as_ref().ok().map(|(raft, _)| raft.clone());
-            let _ = ready.send(built);
-            if let Some(raft) = running {
-                let _ = ended.await;
-                let _ = raft.shutdown().await;
-            }
-        };
-        seams.threads.start_group("majority", body.boxed())?;
-        let (raft, view) = started.await.map_err(io::Error::other)??;
-        Ok(Self { disk, raft, view, _group: group })
+        let (raft, view) = group.spawn(build(parts, config)).await.map_err(io::Error::other)??;
+        Ok(Self { disk, raft, view })
     }
 }
 
 /// Runs on the group's runtime, which all of the group's tasks then share.
-async fn build(parts: Parts, peers: Peers, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
+async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
     let (cluster, lineage) = parts.cluster;
     let envelope = Envelope { cluster, lineage, from: parts.disk, incarnation: parts.incarnation, to: parts.disk };
-    let links = Links { peers, envelope };
+    let links = Links { peers: parts.peers, envelope };
     let store = LogStore::new(parts.log, parts.votes)?;
     let machine = StateMachine::new(parts.sink);
     let raft = Raft::new(parts.disk, config, links, store, machine).await.map_err(io::Error::other)?;
@@ -178,16 +168,15 @@ impl Strategy for Majority {
         }
     }
 
+    /// Looks now and then: metrics change with every entry, and would wake whoever waits for a change.
     fn stopped(&self) -> BoxFuture<'static, String> {
-        let mut metrics = self.raft.metrics();
+        let metrics = self.raft.metrics();
         async move {
             loop {
                 if let Err(fatal) = &metrics.borrow_watched().running_state {
                     return fatal.to_string();
                 }
-                if metrics.changed().await.is_err() {
-                    return "its task has ended".to_owned();
-                }
+                tokio::time::sleep(STOPPED_PERIOD).await;
             }
         }
         .boxed()

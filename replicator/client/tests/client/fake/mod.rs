@@ -1,22 +1,25 @@
 //! A cluster in the test's process: real tonic servers over one shared, plainly correct session table. Each node follows
 //! a script of faults; without one it behaves.
 
+mod admin;
+mod node;
+mod streams;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use futures::Stream;
 use replicator_client::{
     Client, ClientBuilder,
-    proto::{self as pb, replicator_service_server as server},
+    proto::{self as pb, admin_service_server as admin_server, replicator_service_server as server},
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tonic::{Code, Status, transport::server::TcpIncoming};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use self::node::Node;
 
 pub(crate) const LINEAGE: u64 = 77;
 /// Requests that begin with this are too large.
@@ -39,8 +42,14 @@ pub(crate) enum Fault {
     ExecutesThenSilent,
     /// In a stream: executes this many requests, answers them, executes one more, and breaks the stream.
     BreaksAfter(usize),
-    /// In a stream: loses the first request, as a node does that passed it to a dying primary.
-    LosesFirst,
+    /// In a stream: loses the first request, as a node does that passed it to a dying primary. Names the primary.
+    LosesFirst { primary: Option<String> },
+    /// In a stream: keeps its results until there are this many, and then gives the last first.
+    Reverses(usize),
+    /// In a stream: gives each result twice.
+    Repeats,
+    /// In a stream: keeps the first result until the second request has come.
+    Delays,
     /// In a subscription: begins one event too early, sends this many, and breaks the stream.
     DoublesThenBreaks(usize),
 }
@@ -58,6 +67,19 @@ pub(crate) struct State {
     scripts: HashMap<usize, VecDeque<Fault>>,
     pub(crate) events: Vec<(u64, u32)>,
     pub(crate) cursor_expired: bool,
+    /// Before each event, a passing one.
+    pub(crate) ephemerals: bool,
+    /// The shared streams that were opened, by node and kind, and the number of requests in each of their messages.
+    pub(crate) streams: Vec<(usize, &'static str)>,
+    pub(crate) messages: Vec<usize>,
+    /// Results of streams leave the session out, as they may for that of the first request.
+    pub(crate) anonymous: bool,
+    /// What these nodes put behind every response: they are wrong.
+    pub(crate) wrong: HashMap<usize, &'static str>,
+    /// What every node says of the members.
+    pub(crate) members: Vec<pb::Member>,
+    /// How often nodes were asked for it.
+    pub(crate) statuses: usize,
 }
 
 #[derive(Debug, Default)]
@@ -65,12 +87,6 @@ struct Table {
     last: u64,
     floor: u64,
     outcomes: BTreeMap<u64, (Vec<u8>, Result<pb::ExecuteResponse, pb::Error>)>,
-}
-
-#[derive(Debug, Clone)]
-struct Node {
-    name: usize,
-    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
@@ -93,13 +109,25 @@ impl Cluster {
         for name in 0..nodes {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             addresses.push(listener.local_addr().unwrap().to_string());
-            let service = server::ReplicatorServiceServer::new(Node { name, state: Arc::clone(&state) });
+            let node = Node { name, state: Arc::clone(&state) };
             let serve = tonic::transport::Server::builder()
-                .add_service(service)
+                .add_service(admin_server::AdminServiceServer::new(node.clone()))
+                .add_service(server::ReplicatorServiceServer::new(node))
                 .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
             servers.push(tokio::spawn(async move { serve.await.unwrap() }));
         }
         Self { state, addresses, servers }
+    }
+
+    /// Lets every node name `voters` as such, and the others as learners.
+    pub(crate) fn name_members(&self, voters: &[usize]) {
+        let member = |(at, address): (usize, &String)| pb::Member {
+            node_id: format!("n{at}"),
+            client_address: address.clone(),
+            voter: voters.contains(&at),
+            ..Default::default()
+        };
+        self.state().members = self.addresses.iter().enumerate().map(member).collect();
     }
 
     pub(crate) fn builder(&self) -> ClientBuilder {
@@ -125,6 +153,11 @@ impl Cluster {
 
     pub(crate) fn stop(&self, node: usize) {
         self.servers[node].abort();
+    }
+
+    /// How often `request` came to any node.
+    pub(crate) fn received(&self, request: &str) -> usize {
+        self.state().received.iter().filter(|received| received.3 == request.as_bytes()).count()
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
@@ -157,6 +190,14 @@ pub(crate) fn status(error: &pb::Error, primary: Option<String>) -> Status {
 impl State {
     fn execute(&mut self, node: usize, request: &pb::ExecuteRequest) -> Result<pb::ExecuteResponse, pb::Error> {
         self.received.push((node, request.sequence, request.acked_below, request.request.to_vec()));
+        let mut outcome = self.outcome(node, request);
+        if let (Ok(executed), Some(wrong)) = (&mut outcome, self.wrong.get(&node)) {
+            executed.response = [&executed.response[..], wrong.as_bytes()].concat().into();
+        }
+        outcome
+    }
+
+    fn outcome(&mut self, node: usize, request: &pb::ExecuteRequest) -> Result<pb::ExecuteResponse, pb::Error> {
         let Some(table) = self.sessions.get_mut(&request.session_id[..]) else {
             return Err(error(Code::NotFound, pb::ErrorReason::SessionExpired, 0));
         };
@@ -170,7 +211,7 @@ impl State {
             if known[..] != request.request[..] {
                 return Err(error(Code::InvalidArgument, pb::ErrorReason::SequenceReused, last));
             }
-            return outcome.clone();
+            return outcome.clone().map(|executed| pb::ExecuteResponse { node_id: format!("n{node}"), ..executed });
         }
         if request.request.starts_with(TOO_LARGE) {
             return Err(error(Code::InvalidArgument, pb::ErrorReason::RequestTooLarge, last));
@@ -191,6 +232,13 @@ impl State {
         outcome
     }
 
+    fn answer(&mut self, node: usize, query: &pb::QueryRequest) -> pb::QueryResponse {
+        self.queries.push(query.clone());
+        let wrong = self.wrong.get(&node).copied().unwrap_or_default();
+        let response = [&query.request[..], wrong.as_bytes()].concat().into();
+        pb::QueryResponse { response, log_index: 100 + self.log.len() as u64, node_id: format!("n{node}") }
+    }
+
     fn fault(&mut self, node: usize) -> Option<Fault> {
         for key in [node, usize::MAX] {
             if let Some(fault) = self.scripts.get_mut(&key).and_then(VecDeque::pop_front) {
@@ -198,158 +246,5 @@ impl State {
             }
         }
         None
-    }
-}
-
-impl Node {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
-    }
-
-    /// Serves a call that may have an effect, or follows the script.
-    async fn serve<T>(&self, mut execute: impl FnMut(&mut State) -> Result<T, Status>) -> Result<Response<T>, Status> {
-        let fault = self.state().fault(self.name);
-        if matches!(fault, Some(Fault::ExecutesThenBroken | Fault::ExecutesThenSilent)) {
-            let _ = execute(&mut self.state());
-        }
-        match fault {
-            Some(Fault::NotReady { primary }) => {
-                Err(status(&error(Code::Unavailable, pb::ErrorReason::NotReady, 0), primary))
-            }
-            Some(Fault::Broken | Fault::ExecutesThenBroken) => Err(Status::unavailable("connection reset")),
-            Some(Fault::Silent | Fault::ExecutesThenSilent) => std::future::pending().await,
-            _ => execute(&mut self.state()).map(Response::new),
-        }
-    }
-}
-
-type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl server::ReplicatorService for Node {
-    type ExecuteStreamStream = Outgoing<pb::ExecuteStreamResponse>;
-    type SubscribeStream = Outgoing<pb::SubscribeResponse>;
-
-    async fn open_session(
-        &self,
-        request: Request<pb::OpenSessionRequest>,
-    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
-        let ttl_ms = request.into_inner().ttl_ms;
-        self.serve(|state| {
-            let session_id = vec![state.sessions.len() as u8 + 1; 16];
-            state.sessions.insert(session_id.clone(), Table::default());
-            let session_id = session_id.into();
-            Ok(pb::OpenSessionResponse { session_id, ttl_ms, window: 16, lineage: LINEAGE, log_index: 5 })
-        })
-        .await
-    }
-
-    async fn close_session(
-        &self,
-        request: Request<pb::CloseSessionRequest>,
-    ) -> Result<Response<pb::CloseSessionResponse>, Status> {
-        self.state().sessions.remove(&request.into_inner().session_id[..]);
-        Ok(Response::new(pb::CloseSessionResponse { log_index: 1 }))
-    }
-
-    async fn keep_alive(&self, _: Request<pb::KeepAliveRequest>) -> Result<Response<pb::KeepAliveResponse>, Status> {
-        self.serve(|_| Ok(pb::KeepAliveResponse { log_index: 1 })).await
-    }
-
-    async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
-        let request = request.into_inner();
-        self.serve(|state| state.execute(self.name, &request).map_err(|error| status(&error, None))).await
-    }
-
-    async fn execute_stream(
-        &self,
-        request: Request<Streaming<pb::ExecuteStreamRequest>>,
-    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
-        let mut incoming = request.into_inner();
-        let fault = self.state().fault(self.name);
-        if matches!(fault, Some(Fault::Broken)) {
-            return Err(Status::unavailable("connection reset"));
-        }
-        let mut left = if let Some(Fault::BreaksAfter(count)) = fault { count } else { usize::MAX };
-        let mut lose = matches!(fault, Some(Fault::LosesFirst));
-        let silent = matches!(fault, Some(Fault::ExecutesThenSilent));
-        let (sender, receiver) = mpsc::channel(1024);
-        let node = self.clone();
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = incoming.next().await {
-                for request in message.requests {
-                    let sequence = request.sequence;
-                    let outcome = if std::mem::take(&mut lose) {
-                        Err(error(Code::Unavailable, pb::ErrorReason::OutcomeUnknown, 0))
-                    } else {
-                        node.state().execute(node.name, &request)
-                    };
-                    if left == 0 {
-                        let _ = sender.send(Err(Status::unavailable("connection reset"))).await;
-                        return;
-                    }
-                    left -= 1;
-                    if silent {
-                        continue;
-                    }
-                    let result = Some(match outcome {
-                        Ok(response) => pb::execute_result::Result::Response(response),
-                        Err(error) => pb::execute_result::Result::Error(error),
-                    });
-                    let results = vec![pb::ExecuteResult { session_id: Default::default(), sequence, result }];
-                    if sender.send(Ok(pb::ExecuteStreamResponse { results })).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-
-    async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
-        let request = request.into_inner();
-        self.serve(|state| {
-            state.queries.push(request.clone());
-            let log_index = 100 + state.log.len() as u64;
-            Ok(pb::QueryResponse { response: request.request.clone(), log_index, node_id: format!("n{}", self.name) })
-        })
-        .await
-    }
-
-    async fn subscribe(
-        &self,
-        request: Request<pb::SubscribeRequest>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let after = request.into_inner().after;
-        let mut state = self.state();
-        state.subscriptions.push((self.name, after));
-        let fault = state.fault(self.name);
-        if matches!(fault, Some(Fault::Broken)) {
-            return Err(Status::unavailable("connection reset"));
-        }
-        if state.cursor_expired {
-            return Err(status(&error(Code::OutOfRange, pb::ErrorReason::CursorExpired, 0), None));
-        }
-        let cursor = |&(log_index, ordinal): &(u64, u32)| pb::Cursor { lineage: LINEAGE, log_index, ordinal };
-        let start = after.unwrap_or(cursor(&(1, 0)));
-        let mut from = state.events.partition_point(|&event| event <= (start.log_index, start.ordinal));
-        let mut messages = vec![Ok(pb::subscribe_response::Item::Progress(start))];
-        let mut count = usize::MAX;
-        if let Some(Fault::DoublesThenBreaks(sent)) = fault {
-            from = from.saturating_sub(1);
-            count = sent;
-        }
-        let cut = count < state.events.len() - from;
-        messages.extend(state.events.iter().skip(from).take(count).map(|event| {
-            let payload = format!("{}.{}", event.0, event.1).into();
-            Ok(pb::subscribe_response::Item::Push(pb::Push { cursor: Some(cursor(event)), topic: "t".into(), payload }))
-        }));
-        if cut {
-            messages.push(Err(Status::unavailable("connection reset")));
-        }
-        let messages = messages.into_iter().map(|item| item.map(|item| pb::SubscribeResponse { item: Some(item) }));
-        // A stream that isn't cut stays open.
-        let stream = futures::StreamExt::chain(tokio_stream::iter(messages), futures::stream::pending());
-        Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -1,0 +1,34 @@
+//! The fake's answers to operators: who is a member.
+
+use replicator_client::proto::{self as pb, admin_service_server as server};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::node::Node;
+
+#[tonic::async_trait]
+impl server::AdminService for Node {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let mut state = self.state();
+        state.statuses += 1;
+        let members = state.members.clone();
+        Ok(Response::new(pb::StatusResponse { node_id: format!("n{}", self.name), members, ..Default::default() }))
+    }
+
+    async fn upload_module(
+        &self,
+        _: Request<Streaming<pb::UploadModuleRequest>>,
+    ) -> Result<Response<pb::UploadModuleResponse>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
+    async fn bootstrap(&self, _: Request<pb::BootstrapRequest>) -> Result<Response<pb::BootstrapResponse>, Status> {
+        Err(Status::unimplemented("the fake needs no bootstrap"))
+    }
+
+    async fn transfer_primary(
+        &self,
+        _: Request<pb::TransferPrimaryRequest>,
+    ) -> Result<Response<pb::TransferPrimaryResponse>, Status> {
+        Err(Status::unimplemented("the fake has no primary"))
+    }
+}

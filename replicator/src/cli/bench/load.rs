@@ -1,0 +1,230 @@
+//! The load: a closed loop, each client one request in flight.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::{
+    future::join_all,
+    stream::{self, StreamExt as _, TryStreamExt as _},
+};
+use hdrhistogram::Histogram;
+use replicator_client::{Client, Consistency, Error, Session};
+
+use super::machine::cpu_seconds;
+use crate::cli::journal;
+
+/// What runs before the measurement and isn't counted: connections, caches, the first growth of buffers.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Between two attempts of a client whose request failed, so that errors don't become the load.
+const AFTER_ERROR: Duration = Duration::from_millis(5);
+/// Sessions that are opened or closed at the same time.
+const OPENING: usize = 256;
+
+/// What each client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Requests of this length that mean nothing.
+    Bytes(usize),
+    /// Appends to the journal, of this length.
+    Journal(usize),
+}
+
+/// One load.
+#[derive(Debug, Clone)]
+pub(super) struct Load {
+    /// Differs from that of every other load of the cluster: a journal's numbers begin again in each.
+    pub(super) name: String,
+    pub(super) clients: usize,
+    pub(super) seconds: f64,
+    pub(super) work: Work,
+    /// Queries of this consistency, instead of writes.
+    pub(super) query: Option<Consistency>,
+    /// The nodes' processes, if they are ours.
+    pub(super) servers: Vec<u32>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) clients: usize,
+    pub(super) latency_us: Histogram<u64>,
+    pub(super) seconds: f64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    pub(super) server_cpu_seconds: Option<f64>,
+    pub(super) client_cpu_seconds: Option<f64>,
+}
+
+impl Measured {
+    pub(super) fn requests_per_sec(&self) -> f64 {
+        self.latency_us.len() as f64 / self.seconds
+    }
+}
+
+/// Runs the load over `connections`, which its clients share. `done` counts the answers, for a progress bar.
+pub(super) async fn run(load: &Load, connections: &[Client], done: Arc<AtomicU64>) -> anyhow::Result<Measured> {
+    let sessions: Vec<Session> = stream::iter(0..load.clients)
+        .map(|client| connections[client % connections.len()].open_session(None))
+        .buffered(OPENING)
+        .try_collect()
+        .await
+        .with_context(|| format!("can't open {} sessions", load.clients))?;
+    let warm = Instant::now() + WARM_UP;
+    let end = warm + Duration::from_secs_f64(load.seconds);
+    let clients = sessions.into_iter().enumerate().map(|(number, session)| {
+        let requests = Requests::new(load.work, &load.name, number as u64);
+        let client = LoadClient { session, requests, query: load.query, done: Arc::clone(&done) };
+        tokio::spawn(client.run(warm, end))
+    });
+    let clients: Vec<_> = clients.collect();
+    tokio::time::sleep_until(warm.into()).await;
+    let own = [std::process::id()];
+    let before = (cpu_seconds(&load.servers), cpu_seconds(&own));
+    tokio::time::sleep_until(end.into()).await;
+    let after = (cpu_seconds(&load.servers), cpu_seconds(&own));
+    let used = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
+
+    let mut measured = Measured {
+        clients: load.clients,
+        latency_us: histogram(),
+        seconds: load.seconds,
+        errors: 0,
+        first_error: None,
+        server_cpu_seconds: used(before.0, after.0).filter(|_| !load.servers.is_empty()),
+        client_cpu_seconds: used(before.1, after.1),
+    };
+    let mut sessions = Vec::new();
+    for ended in join_all(clients).await {
+        let Ended { session, latency_us, errors, first_error } = ended.context("a client of the load panicked")?;
+        measured.latency_us.add(latency_us)?;
+        measured.errors += errors;
+        measured.first_error = measured.first_error.or(first_error);
+        sessions.push(session);
+    }
+    // One that can't be closed expires by itself.
+    stream::iter(&sessions).for_each_concurrent(OPENING, |session| async { drop(session.close().await) }).await;
+    Ok(measured)
+}
+
+/// Three digits at every scale, from 1 µs on, as far as it needs to.
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are allowed")
+}
+
+struct LoadClient {
+    session: Session,
+    requests: Requests,
+    query: Option<Consistency>,
+    done: Arc<AtomicU64>,
+}
+
+struct Ended {
+    session: Session,
+    latency_us: Histogram<u64>,
+    errors: u64,
+    first_error: Option<String>,
+}
+
+impl LoadClient {
+    async fn run(mut self, warm: Instant, end: Instant) -> Ended {
+        let (mut latency_us, mut errors, mut first_error) = (histogram(), 0, None);
+        loop {
+            let request = self.requests.next(self.query.is_some());
+            let began = Instant::now();
+            if began >= end {
+                return Ended { session: self.session, latency_us, errors, first_error };
+            }
+            let answered = match self.query {
+                Some(consistency) => self.session.client().query(request, consistency, None).await.map(|a| a.response),
+                None => self.session.execute(request).await.map(|done| done.response),
+            };
+            match answered {
+                Ok(answer) if self.requests.is_refused(&answer) => {
+                    errors += 1;
+                    first_error.get_or_insert_with(|| String::from_utf8_lossy(&answer).into_owned());
+                }
+                Ok(_) => {
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    if began >= warm {
+                        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                        latency_us.record(us).expect("it grows with what it is given");
+                    }
+                }
+                Err(error) => {
+                    errors += 1;
+                    first_error.get_or_insert_with(|| error.to_string());
+                    if matches!(error, Error::SessionExpired { .. })
+                        && let Ok(session) = self.session.client().open_session(None).await
+                    {
+                        self.session = session;
+                    }
+                    tokio::time::sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+    }
+}
+
+/// The requests of one client.
+#[derive(Debug)]
+struct Requests {
+    work: Work,
+    writer: String,
+    number: u64,
+    state: u64,
+}
+
+impl Requests {
+    fn new(work: Work, load: &str, client: u64) -> Self {
+        let writer = format!("{load}-{client}");
+        Self { work, writer, number: 0, state: client.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+    }
+
+    /// Whether the module says that it did nothing. Of echo that can't be told, nor of modules that aren't known here.
+    fn is_refused(&self, answer: &[u8]) -> bool {
+        matches!(self.work, Work::Journal(_)) && answer.starts_with(b"error: ")
+    }
+
+    fn next(&mut self, query: bool) -> Bytes {
+        match self.work {
+            Work::Journal(_) if query => format!("runs {}", self.writer).into(),
+            Work::Journal(len) => {
+                let number = self.number;
+                self.number += 1;
+                journal::append(&self.writer, number, len).into()
+            }
+            Work::Bytes(len) => {
+                let mut request = vec![0; len];
+                for chunk in request.chunks_mut(8) {
+                    // xorshift64: no two alike, nothing to compress.
+                    self.state ^= self.state << 13;
+                    self.state ^= self.state >> 7;
+                    self.state ^= self.state << 17;
+                    chunk.copy_from_slice(&self.state.to_le_bytes()[..chunk.len()]);
+                }
+                request.into()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_length_asked_for_and_differ() {
+        let mut requests = Requests::new(Work::Bytes(13), "a", 0);
+        let (first, second) = (requests.next(false), requests.next(false));
+        assert_eq!((first.len(), second.len()), (13, 13));
+        assert_ne!(first, second);
+        assert_ne!(first, Requests::new(Work::Bytes(13), "a", 1).next(false), "clients differ too");
+    }
+}

@@ -1,0 +1,74 @@
+//! What is printed.
+
+use std::io::Write as _;
+
+use anstyle::AnsiColor;
+use serde_json::json;
+
+use super::account::Tally;
+use crate::cli::{
+    output::{self, Format},
+    status::Verdict,
+};
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) seed: u64,
+    pub(super) rounds: u32,
+    pub(super) nodes: usize,
+    pub(super) mode: String,
+    pub(super) tally: Tally,
+    /// Defects in words, the first ones.
+    pub(super) told: Vec<String>,
+    pub(super) verdict: Verdict,
+    pub(super) seconds: f64,
+}
+
+impl Report {
+    /// Whether everything held.
+    pub(super) fn is_clean(&self) -> bool {
+        self.tally.is_clean() && self.replicas_are_equal()
+    }
+
+    fn replicas_are_equal(&self) -> bool {
+        matches!(self.verdict, Verdict::Equal { replicas, .. } if replicas == self.nodes)
+    }
+
+    fn digests(&self) -> &'static str {
+        match &self.verdict {
+            Verdict::Equal { .. } if self.replicas_are_equal() => "equal",
+            Verdict::Differ(_) => "DIFFER",
+            Verdict::Equal { .. } | Verdict::Unknown(_) => "UNKNOWN",
+        }
+    }
+
+    pub(super) fn print(&self, format: Format) -> anyhow::Result<()> {
+        let Tally { acknowledged, lost, doubled, unknown, stale, reads, pushes, missing, phantom, disordered } =
+            self.tally;
+        match format {
+            Format::Json => output::print_json(&json!({
+                "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
+                "acknowledged": acknowledged, "lost": lost, "doubled": doubled, "unknown": unknown, "stale": stale, "reads": reads,
+                "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered,
+                "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.told, "seconds": self.seconds,
+            })),
+            Format::Table => {
+                let red = output::paint(AnsiColor::Red);
+                for defect in &self.told {
+                    writeln!(anstream::stdout(), "{red}✗{red:#} {defect}")?;
+                }
+                let colour = output::paint(if self.is_clean() { AnsiColor::Green } else { AnsiColor::Red });
+                writeln!(
+                    anstream::stdout(),
+                    "{colour}acknowledged={acknowledged} lost={lost} doubled={doubled} unknown={unknown} stale={stale} reads={reads} \
+                     pushes={pushes} missing={missing} phantom={phantom} disordered={disordered} digests={} seconds={:.1}{colour:#}",
+                    self.digests(),
+                    self.seconds
+                )?;
+                println!("{}", self.verdict);
+                Ok(())
+            }
+        }
+    }
+}

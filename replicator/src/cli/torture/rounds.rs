@@ -1,0 +1,129 @@
+//! Rounds: each does one thing to the cluster, heals it, and waits until all writers have got on.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use rustix::process::Signal;
+
+use super::{chance::Chance, faults::Fault, world::World, writers::Way};
+use crate::cli::cluster::{Cluster, PATIENCE};
+
+/// Acknowledgements that every writer must get between two rounds.
+const ADVANCE: u64 = 10;
+const POLL: Duration = Duration::from_millis(10);
+
+/// The cluster while something is done to it.
+pub(super) struct Arena<'a> {
+    cluster: &'a mut Cluster,
+    world: &'a World,
+    stopped: BTreeSet<usize>,
+    /// What was done, for people.
+    deeds: Vec<String>,
+}
+
+impl Arena<'_> {
+    pub(super) fn nodes(&self) -> usize {
+        self.cluster.len()
+    }
+
+    /// The node that leads.
+    pub(super) async fn primary(&self) -> anyhow::Result<usize> {
+        self.cluster.wait_primary().await
+    }
+
+    /// kill -9.
+    pub(super) async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        self.deeds.push(format!("kill {}", self.cluster.name(index)));
+        self.stopped.remove(&index);
+        self.cluster.kill(index).await.map(drop)
+    }
+
+    /// Starts a dead node, without waiting for it.
+    pub(super) fn start(&mut self, index: usize) -> anyhow::Result<()> {
+        self.deeds.push(format!("start {}", self.cluster.name(index)));
+        self.cluster.spawn(index)
+    }
+
+    /// SIGSTOP.
+    pub(super) fn stop(&mut self, index: usize) -> anyhow::Result<()> {
+        self.deeds.push(format!("stop {}", self.cluster.name(index)));
+        self.cluster.signal(index, Signal::STOP)?;
+        self.stopped.insert(index);
+        Ok(())
+    }
+
+    /// Waits, if `wanted`, until something is acknowledged while nodes are away: those that are left must be enough.
+    pub(super) async fn goes_on(&self, wanted: bool) -> anyhow::Result<()> {
+        if !wanted {
+            return Ok(());
+        }
+        let before: u64 = self.world.account().progress().iter().sum();
+        let began = Instant::now();
+        while self.world.account().progress().iter().sum::<u64>() <= before + ADVANCE {
+            if began.elapsed() > PATIENCE {
+                bail!("no progress: the nodes that are left acknowledged nothing for {} s", PATIENCE.as_secs());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Lets all nodes run and serve again.
+    async fn heal(&mut self) -> anyhow::Result<()> {
+        for index in std::mem::take(&mut self.stopped) {
+            self.cluster.signal(index, Signal::CONT)?;
+        }
+        for index in 0..self.nodes() {
+            if !self.cluster.is_running(index) {
+                self.cluster.spawn(index)?;
+            }
+        }
+        for index in 0..self.nodes() {
+            self.cluster.wait_serving(index).await.context("no progress after healing")?;
+        }
+        Ok(())
+    }
+}
+
+/// Plays one round. Says what it did.
+pub(super) async fn play(
+    cluster: &mut Cluster,
+    world: &World,
+    faults: &[Fault],
+    mut chance: Chance,
+) -> anyhow::Result<String> {
+    let fault = Fault::choose(faults, &mut chance);
+    let mut arena = Arena { cluster, world, stopped: BTreeSet::new(), deeds: Vec::new() };
+    let done = async {
+        fault.strike(&mut arena, &mut chance).await?;
+        arena.heal().await
+    };
+    let done = done.await;
+    let deeds = arena.deeds.join(", ");
+    done.with_context(|| format!("after {deeds}"))?;
+    advance(world).await.with_context(|| format!("after {deeds}"))?;
+    Ok(deeds)
+}
+
+/// Waits until every writer has got on.
+pub(super) async fn advance(world: &World) -> anyhow::Result<()> {
+    let before = world.account().progress();
+    let began = Instant::now();
+    loop {
+        let now = world.account().progress();
+        let stuck = before.iter().zip(&now).position(|(before, now)| now - before < ADVANCE);
+        match stuck {
+            None => return Ok(()),
+            Some(writer) if began.elapsed() > PATIENCE => bail!(
+                "no progress: within {} s of health, writer {writer} ({:?}) got {} acknowledgements, of {ADVANCE} that it had to",
+                PATIENCE.as_secs(),
+                Way::of(writer),
+                now[writer] - before[writer]
+            ),
+            Some(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
