@@ -1,6 +1,9 @@
 //! The Python example, written from the .proto files alone: it counts and follows events while its nodes die.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use replicator_tests::{Cluster, module, prepared, python_environment, run, scenario, source};
@@ -37,7 +40,7 @@ struct Example {
 }
 
 impl Example {
-    fn start(python: &PathBuf, endpoints: &str, times: usize) -> Result<Self> {
+    fn start(python: &Path, endpoints: &str, times: usize) -> Result<Self> {
         let script = source().join("proto/python/client.py").display().to_string();
         let times = times.to_string();
         // Paced, so that there is something left to count when the nodes have died and come back.
@@ -101,9 +104,11 @@ fn python_client_misses_and_doubles_nothing_while_its_nodes_die() {
         const TIMES: usize = 1_000;
         let Some(python) = python().await else { return Ok(()) };
         let mut cluster = s.cluster(3, &module("counter")).await?;
-        // It begins at the primary, so that its requests meet the failover too.
+        // It listens at a follower first: when that dies, the writes go on, and what comes before it listens again would be missed without
+        // its cursor. Next at the primary: when that dies, requests are repeated after the failover.
         let primary = cluster.wait_primary().await?;
-        let order: Vec<usize> = [primary].into_iter().chain(cluster.others(primary)).collect();
+        let others = cluster.others(primary);
+        let order = [others[0], primary, others[1]];
         let endpoints = order.iter().map(|&index| cluster[index].client_address.clone()).collect::<Vec<_>>().join(",");
         let mut example = Example::start(&python, &endpoints, TIMES)?;
         for events in [100, 300] {

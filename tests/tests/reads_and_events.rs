@@ -134,7 +134,10 @@ fn stream_of_queries_answers_each_on_its_own_whatever_stands_beside_it() {
                     let query_result::Result::Error(error) = &found[&number] else { bail!("{:?}", found[&number]) };
                     ensure!(error.reason() == expected, "{error:?}");
                 }
-                ensure!(matches!(&found[&5], query_result::Result::Response(read) if read.response == "0"), "{found:?}");
+                ensure!(
+                    matches!(&found[&5], query_result::Result::Response(read) if read.response == "0"),
+                    "{found:?}"
+                );
             }
         }
         Ok(())
