@@ -6,17 +6,21 @@
 
 use std::{
     fmt, io,
+    os::fd::OwnedFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{FutureExt, Stream, future::BoxFuture};
 use rand::Rng as _;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
     runtime::Handle,
     sync::oneshot,
 };
@@ -28,6 +32,9 @@ use crate::transport::TcpNetwork;
 pub trait Clock: Send + Sync + 'static {
     /// Microseconds since 1970.
     fn now_us(&self) -> i64;
+
+    /// Ends after `duration`, to some ten microseconds: the runtime's own timers count whole milliseconds.
+    fn pause(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
 /// Random bytes, fit for secrets.
@@ -184,6 +191,31 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
     }
+
+    fn pause(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        async move {
+            if let Ok(timer) = timer(duration) {
+                let _ = timer.readable().await;
+            } else {
+                tokio::time::sleep(duration).await; // Out of file descriptors: a little late is better than never.
+            }
+        }
+        .boxed()
+    }
+}
+
+/// A file descriptor that can be read after `duration`.
+fn timer(duration: Duration) -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let duration = duration.max(Duration::from_nanos(1)); // 0 would disarm it.
+    let after = Timespec {
+        tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    };
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: after };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
+    #[expect(deprecated, reason = "its successor is unsafe to call, for types whose descriptor may change: an OwnedFd's doesn't")]
+    AsyncFd::new(timer)
 }
 
 struct SystemEntropy;

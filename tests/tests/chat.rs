@@ -1,10 +1,15 @@
 //! The chat, end to end, as two people use it: the program `chat` against three nodes.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use replicator_tests::{Cluster, Ran, Scenario, chat, module, run, scenario};
+use replicator_tests::{Cluster, PATIENCE, Ran, Scenario, chat, module, run, scenario};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
 
 struct User {
     name: &'static str,
@@ -44,6 +49,96 @@ impl User {
         self.json(&["register", self.name]).await?;
         self.json(&["login", self.name]).await?;
         Ok(())
+    }
+}
+
+/// A talk that goes on: `chat` without a command, with JSON.
+struct Talk {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+    heard: Vec<Value>,
+}
+
+impl User {
+    /// Talks at this node: which one a client finds first is left to chance.
+    async fn talk_at(&self, node: &str) -> Result<Talk> {
+        for _ in 0..50 {
+            let (talk, at) = self.talk().await?;
+            if at == node {
+                return Ok(talk);
+            }
+            talk.end().await?;
+        }
+        anyhow::bail!("no talk came to {node}")
+    }
+
+    /// Talks, once the talk is ready; returns it with the node that it is at.
+    async fn talk(&self) -> Result<(Talk, String)> {
+        let mut command = Command::new(chat());
+        command
+            .args(["-o", "json"])
+            .env("CHAT_ENDPOINTS", &self.endpoints)
+            .env("CHAT_STATE_DIR", &self.state_dir)
+            .env("CHAT_PASSWORD", &self.password)
+            .env_remove("CHAT_USER")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("can't start chat")?;
+        let (input, output) = (child.stdin.take(), child.stdout.take().context("no output")?);
+        let mut talk = Talk { child, input, output: BufReader::new(output).lines(), heard: Vec::new() };
+        talk.event("ready", |_| true).await?;
+        talk.say("/who").await?;
+        let who = talk.event("who", |_| true).await?;
+        let node = who["node"].as_str().context("at no node")?.to_owned();
+        Ok((talk, node))
+    }
+}
+
+impl Talk {
+    async fn say(&mut self, line: &str) -> Result<()> {
+        self.write(&format!("{line}\n")).await
+    }
+
+    async fn write(&mut self, text: &str) -> Result<()> {
+        let input = self.input.as_mut().context("all was said")?;
+        input.write_all(text.as_bytes()).await?;
+        Ok(input.flush().await?)
+    }
+
+    /// Waits for an event, unless it has come already: what comes and what is acknowledged are in no order.
+    async fn event(&mut self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        if let Some(event) = self.heard.iter().find(|event| event["event"] == kind && wanted(event)) {
+            return Ok(event.clone());
+        }
+        let waiting = async {
+            while let Some(line) = self.output.next_line().await? {
+                let event: Value = serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))?;
+                self.heard.push(event.clone());
+                if event["event"] == kind && wanted(&event) {
+                    return Ok(event);
+                }
+            }
+            anyhow::bail!("the talk ended")
+        };
+        let came = timeout(PATIENCE, waiting).await.context("it did not come").flatten();
+        came.with_context(|| format!("{kind} after {:?}", self.heard))
+    }
+
+    /// Says no more, and returns the texts of all messages and of all acknowledgements.
+    async fn end(mut self) -> Result<(Vec<String>, Vec<String>)> {
+        self.input = None;
+        while let Some(line) = timeout(PATIENCE, self.output.next_line()).await.context("the talk does not end")?? {
+            self.heard.push(serde_json::from_str(&line)?);
+        }
+        let status = self.child.wait().await?;
+        ensure!(status.success(), "the talk ended with {status}: {:?}", self.heard);
+        let texts = |kind: &str| {
+            let events = self.heard.iter().filter(|event| event["event"] == kind);
+            events.filter_map(|event| event["text"].as_str().map(str::to_owned)).collect()
+        };
+        Ok((texts("message"), texts("sent")))
     }
 }
 
@@ -232,6 +327,112 @@ fn a_refused_command_succeeds_once_its_reason_has_gone() {
         bob.enter().await?;
         alice.json(&["send", "bob", "hello"]).await?;
         ensure!(texts(&bob.json(&["read"]).await?)? == ["hello"], "not once");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_talk_goes_on_without_loss_or_repeat_though_a_node_dies_in_the_middle_of_a_line() {
+    scenario(async |s| {
+        let mut cluster = s.cluster(3, &module("chat")).await?;
+        let primary = cluster.wait_primary().await?;
+        let others = cluster.others(primary);
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        let mut to_bob = alice.talk_at(&cluster[primary].name).await?;
+        let mut to_alice = bob.talk_at(&cluster[others[0]].name).await?;
+        to_bob.say("/to bob").await?;
+        to_alice.say("/to alice").await?;
+        for number in 0..5 {
+            to_bob.say(&format!("a{number}")).await?;
+            to_alice.event("message", |message| message["text"] == format!("a{number}")).await?;
+            to_alice.say(&format!("b{number}")).await?;
+            to_bob.event("message", |message| message["text"] == format!("b{number}")).await?;
+        }
+        // The node of alice, and the primary, dies while she is in the middle of a line.
+        to_bob.write("a").await?;
+        cluster.kill(&[primary])?;
+        to_bob.write("5\n").await?;
+        for number in 5..10 {
+            to_alice.say(&format!("b{number}")).await?;
+            if number > 5 {
+                to_bob.say(&format!("a{number}")).await?;
+            }
+        }
+        to_bob.event("sent", |sent| sent["text"] == "a9").await?;
+        to_bob.event("message", |message| message["text"] == "b9").await?;
+        to_alice.event("message", |message| message["text"] == "a9").await?;
+        to_bob.event("connection", |_| true).await?;
+        cluster.restart(primary).await?;
+        // Then all of them, and what is said meanwhile arrives when they are back.
+        cluster.kill(&[0, 1, 2])?;
+        to_bob.say("a10").await?;
+        to_alice.say("b10").await?;
+        to_bob.event("connection", |told| told["state"] == "lost").await?;
+        cluster.start_all().await?;
+        to_bob.event("message", |message| message["text"] == "b10").await?;
+        to_alice.event("message", |message| message["text"] == "a10").await?;
+        let said = |from: &str| (0..=10).map(|number| format!("{from}{number}")).collect::<Vec<_>>();
+        let (heard, sent) = to_bob.end().await?;
+        ensure!((&heard, &sent) == (&said("b"), &said("a")), "alice heard {heard:?} and sent {sent:?}");
+        let (heard, sent) = to_alice.end().await?;
+        ensure!((&heard, &sent) == (&said("a"), &said("b")), "bob heard {heard:?} and sent {sent:?}");
+        cluster.wait_all_serve().await?;
+        for user in [alice, bob] {
+            ensure!(user.json(&["whoami"]).await?["unread"] == 0, "what was shown is not marked read");
+            let kept = user.json(&["messages"]).await?;
+            ensure!(texts(&kept)?.len() == 11, "not each once: {kept}");
+        }
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn typing_and_presence_reach_a_user_at_another_node_and_are_no_messages() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        let mut to_bob = alice.talk_at("n1").await?;
+        let mut to_alice = bob.talk_at("n2").await?;
+        to_bob.say("/to bob").await?;
+        let here = |name: &'static str| move |told: &Value| told["account"] == name && told["presence"] == "here";
+        to_alice.event("presence", here("alice")).await?;
+        to_bob.event("presence", here("bob")).await?;
+        to_bob.say("/typing").await?;
+        to_alice.event("typing", |typing| typing["from"] == "alice").await?;
+        to_bob.end().await?;
+        to_alice.event("presence", |told| told["account"] == "alice" && told["presence"] == "gone").await?;
+        to_alice.end().await?;
+        ensure!(texts(&bob.json(&["messages"]).await?)?.is_empty(), "a notice is no message");
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn every_replica_is_asked_with_vote_and_a_dead_one_is_said_to_be_silent() {
+    scenario(async |s| {
+        let mut cluster = s.cluster(3, &module("chat")).await?;
+        let alice = User::new(s, &cluster, "alice");
+        alice.enter().await?;
+        let sent = alice.json(&["--vote", "send", "alice", "hi"]).await?;
+        ensure!((&sent["vote"], &sent["message_id"]) == (&"AGREED 3/3".into(), &1.into()), "{sent}");
+        let table = alice.run(&["--vote", "whoami"]).await?.exits(0)?;
+        ensure!((&*table.stdout, &*table.stderr) == ("alice; 1 unread\n", "AGREED 3/3\n"), "{table:?}");
+        let primary = cluster.wait_primary().await?;
+        let follower = cluster.others(primary)[0];
+        cluster.kill(&[follower])?;
+        let table = alice.run(&["--vote", "whoami"]).await?.exits(0)?;
+        let silent = format!("{}: no answer", cluster[follower].client_address);
+        ensure!(table.stderr.starts_with("MAJORITY 2/3\n"), "{table:?}");
+        ensure!(table.stderr.contains(&silent) || table.stderr.contains("no answer"), "{table:?}");
+        cluster.restart(follower).await?;
+        ensure!(texts(&alice.json(&["messages"]).await?)? == ["hi"], "three requests of one number: once");
+        cluster.verify().await?;
         Ok(())
     });
 }

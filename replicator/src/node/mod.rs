@@ -7,6 +7,7 @@ mod check;
 mod ephemerals;
 mod founding;
 mod modules;
+mod pacer;
 mod peer;
 mod pipeline;
 mod proposer;

@@ -3,23 +3,22 @@
 //! An entry stays pending until this node has applied it or its client has given up. After any doubt (a new primary, a
 //! refusal, a lost answer, a long silence) every pending entry is proposed again, in order: the session table makes repeats
 //! harmless, and order keeps a session's pipeline free of gaps.
-//!
-//! One batch is under way at a time, and what comes meanwhile makes the next one, as in Nagle's algorithm: fewer, larger batches cost every
-//! thread, disk and socket on their way less. Only a full batch doesn't wait.
+//! Batches go at the pace of [`Pacer`].
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use replicator_types::Seed;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 
-use super::waiters::Waiters;
+use super::{pacer::Pacer, waiters::Waiters};
 use crate::{
     replication::{Rejected, Strategy, View},
+    seams::Clock,
     transport::{Envelope, Peers},
 };
 
@@ -43,6 +42,7 @@ pub(super) struct Proposer {
     pub(super) waiters: Arc<Waiters>,
     pub(super) strategy: Arc<dyn Strategy>,
     pub(super) peers: Peers,
+    pub(super) clock: Arc<dyn Clock>,
     /// With this node as sender; the receiver is filled in.
     pub(super) envelope: Envelope,
 }
@@ -68,11 +68,17 @@ impl Pending {
         self.given = 0;
     }
 
-    /// Whether there is a batch to give, and it is full or the only one.
-    fn may_give(&self, under_way: &UnderWay) -> bool {
-        match self.queue.len() - self.given {
+    /// How many entries have not been given yet.
+    fn waiting(&self) -> usize {
+        self.queue.len() - self.given
+    }
+
+    /// Whether there is a batch to give, and it need not wait.
+    fn may_give(&self, under_way: &UnderWay, pacer: &Pacer) -> bool {
+        match self.waiting() {
             0 => false,
-            waiting => under_way.is_empty() || waiting >= BATCH_ENTRIES_MAX,
+            BATCH_ENTRIES_MAX.. => true,
+            waiting => under_way.is_empty() && !pacer.holds(waiting),
         }
     }
 
@@ -87,13 +93,15 @@ impl Pending {
     }
 }
 
-/// Batches that the primary has, until they are applied or refused.
-type UnderWay = FuturesUnordered<BoxFuture<'static, Rejected>>;
+/// Batches that this node's own group has, until they are applied or refused; and how large they are.
+type UnderWay = FuturesUnordered<BoxFuture<'static, (Rejected, usize)>>;
 
 /// What became of a batch.
 enum Given {
-    /// A primary has it, and may yet refuse it.
-    Taken(Option<BoxFuture<'static, Rejected>>),
+    /// The primary has it, or nobody wanted it any more.
+    Taken,
+    /// This node's own group has it, and may yet refuse it.
+    UnderWay(BoxFuture<'static, Rejected>),
     /// It was not taken, for sure.
     Refused,
     /// Whether it was taken is unknown.
@@ -105,6 +113,7 @@ impl Proposer {
         let mut view: watch::Receiver<View> = self.strategy.view();
         let mut pending = Pending::default();
         let mut under_way = UnderWay::new();
+        let mut pacer = Pacer::new(self.clock.clone());
         let mut fresh: Vec<Vec<Proposal>> = Vec::new();
         let mut silence = SILENCE;
         let mut repeat_at = Instant::now() + silence;
@@ -112,7 +121,7 @@ impl Proposer {
         let mut give_at = Instant::now();
         loop {
             pending.prune(&self.waiters);
-            let may_give = pending.may_give(&under_way);
+            let may_give = pending.may_give(&under_way, &pacer);
             let idle = pending.queue.is_empty();
             // Silence is the front entry's: others that come and go behind it say nothing of what became of it.
             let first = pending.queue.front().map(|proposal| proposal.seed);
@@ -131,13 +140,16 @@ impl Proposer {
                     under_way.clear();
                     give_at = Instant::now();
                 }
-                Some(Rejected(rejected)) = under_way.next() => {
+                Some((Rejected(rejected), entries)) = under_way.next() => {
                     if rejected {
                         pending.repeat(&self.waiters);
                         under_way.clear();
                         give_at = Instant::now() + BACKOFF;
+                    } else {
+                        pacer.finished(entries, pending.waiting());
                     }
                 }
+                () = pacer.released() => {}
                 taken = incoming.recv_many(&mut fresh, BATCH_ENTRIES_MAX), if room => {
                     if taken == 0 {
                         return;
@@ -152,13 +164,17 @@ impl Proposer {
                     repeat_at = Instant::now() + silence;
                 }
             }
-            if pending.may_give(&under_way) && Instant::now() >= give_at {
+            if pending.may_give(&under_way, &pacer) && Instant::now() >= give_at {
                 let now = view.borrow().clone();
-                if let Given::Taken(result) = self.give(&mut pending, &now).await {
-                    under_way.extend(result);
-                } else {
-                    pending.repeat(&self.waiters);
-                    give_at = Instant::now() + BACKOFF;
+                let entries = pending.batch().count();
+                pacer.given();
+                match self.give(&mut pending, &now).await {
+                    Given::Taken => pacer.finished(entries, pending.waiting()),
+                    Given::UnderWay(result) => under_way.push(result.map(move |result| (result, entries)).boxed()),
+                    Given::Refused | Given::Doubtful => {
+                        pending.repeat(&self.waiters);
+                        give_at = Instant::now() + BACKOFF;
+                    }
                 }
             }
         }
@@ -171,10 +187,10 @@ impl Proposer {
         let batch = pending.batch().zip(&wanted).filter(|(_, wanted)| **wanted);
         let batch: Vec<Bytes> = batch.map(|(proposal, _)| proposal.encoded.clone()).collect();
         let given = if batch.is_empty() {
-            Given::Taken(None)
+            Given::Taken
         } else if primary.disk == self.envelope.from {
             match self.strategy.propose(batch).await {
-                Ok(result) => Given::Taken(Some(result)),
+                Ok(result) => Given::UnderWay(result),
                 Err(error) => {
                     tracing::debug!(%error, "proposing failed");
                     Given::Refused
@@ -187,7 +203,7 @@ impl Proposer {
                 Err(error) => Err(error),
             };
             match proposed {
-                Ok(true) => Given::Taken(None),
+                Ok(true) => Given::Taken,
                 Ok(false) => Given::Refused,
                 Err(error) => {
                     tracing::debug!(%error, primary = primary.node, "passing entries on failed");
@@ -196,7 +212,7 @@ impl Proposer {
             }
         };
         match given {
-            Given::Taken(_) => pending.given += wanted.len(),
+            Given::Taken | Given::UnderWay(_) => pending.given += wanted.len(),
             Given::Refused => self.waiters.unmark_proposed(pending.batch().map(|proposal| proposal.seed)),
             Given::Doubtful => {}
         }

@@ -313,7 +313,8 @@ impl Node {
         let (proposals, incoming) = mpsc::channel(1_024);
         let (reads, readers) = mpsc::channel(1_024);
         let (waiters, peers) = (self.waiters.clone(), self.group_peers.clone());
-        let proposer = Proposer { waiters, strategy: strategy.clone(), peers: peers.clone(), envelope };
+        let clock = self.seams.clock.clone();
+        let proposer = Proposer { waiters, strategy: strategy.clone(), peers: peers.clone(), clock, envelope };
         self.group.handle.spawn(proposer.run(incoming));
         self.group.handle.spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
         let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,9 +49,28 @@ struct Waiter {
     proposed: u32,
 }
 
+/// Takes a seed's last 8 bytes as its hash: it comes from this node's own generator.
+#[derive(Default)]
+struct SeedHasher(u64);
+
+impl Hasher for SeedHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = u64::from_le_bytes(*last);
+        }
+    }
+
+    /// `[u8; 16]` hashes its length too, which says nothing.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
-    entries: HashMap<Seed, Waiter>,
+    entries: HashMap<Seed, Waiter, BuildHasherDefault<SeedHasher>>,
     bytes: usize,
 }
 

@@ -3,6 +3,8 @@
 //! Everything that replicator writes to a disk or sends to a peer as opaque bytes goes through here, so that a format
 //! can change and an unknown one is refused by its number. `docs/formats.md` lists the formats.
 
+use std::cell::RefCell;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The largest value that is decoded, so that a corrupt length can't exhaust memory.
@@ -53,6 +55,14 @@ pub trait Format: Serialize + DeserializeOwned {
     const VERSION: u8 = 1;
 }
 
+/// What a thread's scratch buffer keeps between two values.
+const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
+thread_local! {
+    /// Where values are encoded before they get a vector of their size: one that grows on the way is allocated several times over.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 const fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
 }
@@ -63,10 +73,15 @@ const fn config() -> impl bincode::config::Config {
 /// If a `Serialize` implementation fails, which derived ones over plain values never do.
 #[must_use]
 pub fn encode<T: Format>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![T::VERSION];
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .expect("plain values in a growing vector always encode");
-    bytes
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        scratch.push(T::VERSION);
+        bincode::serde::encode_into_std_write(value, scratch, bincode::config::standard())
+            .expect("plain values in a growing vector always encode");
+        let bytes = scratch.to_vec();
+        scratch.shrink_to(SCRATCH_BYTES_KEPT);
+        bytes
+    })
 }
 
 /// Decodes what [`encode`] wrote: all of `bytes`, and nothing else.

@@ -6,8 +6,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 use prost::Message;
 use replicator_proto::chat::v1::{
-    ChatQuery, ChatRequest, DeleteAccount, DeleteMessages, ListAccounts, ListMessages, Login, Logout, MarkRead,
-    ReadNext, Register, Send, WhoAmI, chat_query, chat_request::Action,
+    Announce, ChatQuery, ChatRequest, DeleteAccount, DeleteMessages, ListAccounts, ListMessages, Login, Logout,
+    MarkRead, Presence, ReadNext, Register, Send, Typing, WhoAmI, chat_query, chat_request::Action,
 };
 use statemachine::{SessionId, testing::Harness};
 
@@ -133,10 +133,19 @@ impl Run {
             for action in [
                 chat_query::Action::ListAccounts(ListAccounts::default()),
                 chat_query::Action::ListMessages(ListMessages::default()),
+                chat_query::Action::ListMessages(ListMessages { last: true, page_size: 2, ..Default::default() }),
                 chat_query::Action::WhoAmI(WhoAmI {}),
+                chat_query::Action::Typing(Typing { to: NAMES[0].to_owned() }),
+                chat_query::Action::Announce(Announce {
+                    presence: Presence::Here.into(),
+                    to: NAMES.map(str::to_owned).to_vec(),
+                    asks: true,
+                }),
             ] {
                 let query = ChatQuery { action: Some(action) }.encode_to_vec();
-                said.push(self.harness.query(*session, &query).reply().to_vec());
+                let answer = self.harness.query(*session, &query);
+                said.push(answer.reply().to_vec());
+                said.extend(answer.pushes.into_iter().map(|push| [&push.to[..], &push.payload].concat()));
             }
         }
         said

@@ -6,6 +6,7 @@
 //! ```text
 //! bytes ─▶ requests ─┬▶ accounts ─▶ mailbox          snapshot: all of it, as records
 //!          queries ──┴▶ logins                       config: the limits, from the cluster's genesis
+//!            notices: what queries push in passing
 //! ```
 //!
 //! Nothing is without a bound: texts, mailboxes, accounts, sessions of an account, all texts together, the length of an
@@ -20,6 +21,7 @@ mod encode;
 mod invariants;
 mod logins;
 mod mailbox;
+mod notices;
 mod queries;
 mod refusal;
 mod requests;

@@ -99,6 +99,33 @@ impl Mailbox {
         let read = self.read.range((Excluded(id), Unbounded));
         After { unread: self.unread_after(id).peekable(), read: read.peekable() }
     }
+
+    /// The messages after this id, or only the unread ones, descending.
+    pub(crate) fn newest_after(&self, id: u64, unread_only: bool) -> NewestAfter<'_> {
+        let after = (Excluded(id), Unbounded);
+        let read = if unread_only { (Excluded(u64::MAX), Unbounded) } else { after };
+        NewestAfter { unread: self.unread.range(after), read: self.read.range(read) }
+    }
+}
+
+/// Unread and read messages in one descending order: id, message, whether it is unread.
+#[derive(Debug, Clone)]
+pub(crate) struct NewestAfter<'a> {
+    unread: btree_map::Range<'a, u64, Stored>,
+    read: btree_map::Range<'a, u64, Stored>,
+}
+
+impl<'a> Iterator for NewestAfter<'a> {
+    type Item = (u64, &'a Stored, bool);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let unread_is_next = match (self.unread.clone().next_back(), self.read.clone().next_back()) {
+            (Some((unread, _)), Some((read, _))) => unread > read,
+            (unread, _) => unread.is_some(),
+        };
+        let (id, message) = if unread_is_next { self.unread.next_back() } else { self.read.next_back() }?;
+        Some((*id, message, unread_is_next))
+    }
 }
 
 /// Unread and read messages in one ascending order: id, message, whether it is unread.
@@ -148,6 +175,18 @@ mod tests {
         assert_eq!(listed(&mailbox, 0), [(1, true), (2, false), (3, true), (4, true), (5, false)]);
         assert_eq!(listed(&mailbox, 3), [(4, true), (5, false)]);
         assert_eq!(listed(&mailbox, u64::MAX), []);
+    }
+
+    #[test]
+    fn the_newest_messages_are_listed_from_the_end() {
+        let mut mailbox = mailbox(1..=5);
+        mailbox.mark_read(2);
+        mailbox.mark_read(5);
+        let listed = |id, unread_only| mailbox.newest_after(id, unread_only).map(|(id, ..)| id).collect::<Vec<_>>();
+        assert_eq!(listed(0, false), [5, 4, 3, 2, 1]);
+        assert_eq!(listed(3, false), [5, 4]);
+        assert_eq!(listed(0, true), [4, 3, 1]);
+        assert_eq!(listed(u64::MAX, false), []);
     }
 
     #[test]

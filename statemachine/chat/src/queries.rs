@@ -34,6 +34,8 @@ impl Chat {
             Action::ListAccounts(list) => self.list_accounts(&list, output),
             Action::ListMessages(list) => self.list_messages(context.session, &list, output),
             Action::WhoAmI(_) => self.who_am_i(context.session, output),
+            Action::Typing(typing) => self.typing(context.session, &typing, output),
+            Action::Announce(announce) => self.announce(context.session, &announce, output),
         }
     }
 
@@ -53,7 +55,15 @@ impl Chat {
         let limit = page_limit(list.page_size)?;
         let mailbox = &self.accounts.get(&identity.name).expect("who is logged in exists").mailbox;
         let unread = mailbox.unread_len() as u64;
-        if list.unread_only {
+        if list.last {
+            let newest = mailbox.newest_after(list.after_id, list.unread_only);
+            let newest = newest.map(|(id, message, unread)| self.view(id, message, unread));
+            let count = self.page_len(newest.clone(), limit);
+            let more = newest.clone().nth(count).is_some();
+            let mut page: Vec<_> = newest.take(count).collect();
+            page.reverse();
+            output.reply_with(|list| encode::encode_messages(page.iter().copied(), unread, more, list));
+        } else if list.unread_only {
             let messages = mailbox.unread_after(list.after_id).map(|(id, message)| self.view(*id, message, true));
             self.reply_page(messages, limit, unread, output);
         } else {

@@ -29,6 +29,7 @@ async fn all_replicas_agree_and_the_request_is_executed_once() {
     }
     assert_eq!((cluster.log(), cluster.received("x")), (vec!["x".to_owned()], 3));
     assert_eq!(session.execute("y").await.unwrap().sequence, Sequence(2));
+    assert_eq!(cluster.received("x"), 3, "nothing was left to be found out");
 
     let vote = client.query_vote("q", Consistency::Linearizable, Some(&session)).await.unwrap();
     assert_eq!((vote.verdict.to_string(), vote.answer.unwrap().response), ("AGREED 3/3".into(), "q".into()));
@@ -166,6 +167,17 @@ async fn the_voters_are_asked_and_no_others() {
     let vote = session.execute_vote("x").await.unwrap();
     assert_eq!(names(&vote), [("n0", true), ("n1", true), ("n2", true)]);
     assert_eq!(session.execute("y").await.unwrap().node_id, "n3", "other calls stay where they were");
+}
+
+#[tokio::test]
+async fn other_calls_stay_at_their_node() {
+    let cluster = cluster().await;
+    let session = cluster.client().open_session(None).await.unwrap();
+    let node = session.execute("x").await.unwrap().node_id;
+    for n in 0..5 {
+        session.execute_vote(format!("vote {n}")).await.unwrap();
+        assert_eq!(session.execute(format!("call {n}")).await.unwrap().node_id, node);
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::styling};
+
+use crate::vote::Votes;
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -15,18 +17,28 @@ Examples:
   export CHAT_ENDPOINTS=10.0.0.1:7000,10.0.0.2:7000,10.0.0.3:7000
   chat register alice               make an account; asks for a new password
   chat login alice                  log in; the login is kept for the next commands
+  chat                              talk: type messages, see those that come; /help says how
   chat list 'b*'                    accounts whose names begin with b
   chat send bob Hello, Bob!         send a message
   chat read                         show the oldest unread messages and mark them read
   chat listen                       show messages as they come
   chat -o json messages | jq .      the whole mailbox, for programs
   seq 100 | chat send bob --stdin   one message per line
+  chat --vote whoami                ask every server, and compare what they say
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the servers disagree (with --vote).";
+
+/// The help of `chat` without a command is that of the talk.
+const ABOUT: &str = "\
+Chat over replicated servers: messages survive the failure of a minority of them.
+
+Without a command, chat lets you talk: it shows the last messages, then those that come, and sends the lines that you type.
+/to NAME chooses whom, and /help lists what else there is. Where standard input is no terminal, it reads the same lines from \
+there, and with -o json it prints every event as one line of JSON.";
 
 /// Chat over replicated servers: messages survive the failure of a minority of them.
 #[derive(Debug, Parser)]
-#[command(name = "chat", version, styles = STYLES, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "chat", version, styles = STYLES, long_about = ABOUT, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -35,7 +47,7 @@ pub(crate) struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// The servers, as host:port, separated by commas. One is enough; more survive more failures.
@@ -57,6 +69,52 @@ pub(crate) struct Global {
     /// How long to try, in seconds, while servers don't answer.
     #[arg(long, env = "CHAT_DEADLINE", value_name = "SECONDS", default_value = "10", value_parser = seconds, global = true)]
     pub(crate) deadline: Duration,
+    /// Ask every server of the cluster, and compare their answers: prints AGREED 3/3, MAJORITY 2/3, DISAGREE or
+    /// UNCONFIRMED beside the answer. Of single requests: not for `listen`, --window, and talking.
+    #[arg(long, global = true)]
+    pub(crate) vote: bool,
+    /// What --vote has found.
+    #[arg(skip)]
+    pub(crate) votes: Votes,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command_line().try_get_matches()?)
+    }
+}
+
+/// The command line, with usage lines that name what a command needs. Left to itself, clap adds every option that the
+/// environment sets, as if it had to be given.
+fn command_line() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |mut command| {
+            let usage = command.render_usage().to_string();
+            let usage = usage.trim_start_matches("Usage: ").to_owned();
+            command.override_usage(usage)
+        });
+    }
+    command
+}
+
+/// Whether a command line that can't be read asks for JSON: so are its mistakes told.
+pub(crate) fn wants_json(mut args: impl Iterator<Item = String>) -> bool {
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "-o" | "--output" => return args.next().as_deref() == Some("json"),
+            "-ojson" | "-o=json" | "--output=json" => return true,
+            "--" => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// How to print.
@@ -65,7 +123,7 @@ pub(crate) enum Format {
     /// Tables and sentences.
     #[default]
     Table,
-    /// One JSON document; from `listen` and `send --stdin`, one per line.
+    /// One JSON document; from `listen`, `send --stdin` and talking, one per line. Errors too, on standard error.
     Json,
 }
 
@@ -109,6 +167,9 @@ pub(crate) enum Command {
         /// Only messages with a greater number.
         #[arg(long, value_name = "ID", default_value_t = 0)]
         after: u64,
+        /// Only the last so many of them.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        last: Option<u32>,
     },
     /// Delete messages from your mailbox.
     DeleteMessages {
@@ -188,13 +249,30 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_line_names_no_option_that_the_environment_sets() {
+        let error = command_line().try_get_matches_from(["chat", "--endpoints", "a:1", "send"]).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("Usage: chat send [OPTIONS] <TO> [TEXT]...\n"), "{said}");
+    }
+
+    #[test]
+    fn json_is_recognised_on_a_line_that_is_wrong() {
+        let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
+        for line in ["-o json frob", "send --output=json", "-ojson x", "frob --output json"] {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["frob", "-o table frob", "send bob -- -o json", "-o"] {
+            assert!(!wants(line), "{line}");
+        }
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl AccountKey {
         Ok(Self { account: account.to_owned(), key: SigningKey::from_bytes(&secret) })
     }
 
+    /// The account's name.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
     pub(crate) fn public_key(&self) -> [u8; 32] {
         self.key.verifying_key().to_bytes()
     }

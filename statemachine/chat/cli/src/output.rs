@@ -5,18 +5,17 @@ use std::io::{self, Write};
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use replicator_proto::chat::v1::Message;
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::args::Format;
+use crate::args::{Format, Global};
 
-/// Prints `json` or `text`, whichever `format` wants, and flushes. An error if nobody reads any more.
-pub(crate) fn print(format: Format, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+/// Prints `json` or `text`, whichever the user wants, and flushes. An error if nobody reads any more.
+pub(crate) fn print(global: &Global, mut json: Value, text: impl FnOnce() -> String) -> Result<()> {
     let mut out = anstream::stdout().lock();
-    match format {
+    match global.output {
         Format::Json => {
-            let line = serde_json::to_string(json)?;
-            writeln!(out, "{line}")?;
+            global.votes.add_to(&mut json);
+            writeln!(out, "{json}")?;
         }
         Format::Table => writeln!(out, "{}", text())?,
     }
@@ -25,8 +24,18 @@ pub(crate) fn print(format: Format, json: &impl Serialize, text: impl FnOnce() -
 }
 
 /// Tells the user something that isn't the command's result.
-pub(crate) fn note(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}"); // nobody is left to tell
+pub(crate) fn note(format: Format, text: &str) {
+    tell(format, json!({ "note": text }), text);
+}
+
+/// Tells, on standard error, `json` or `text`.
+pub(crate) fn tell(format: Format, json: Value, text: &str) {
+    let mut stderr = anstream::stderr();
+    // If it can't be written, nobody is left to tell.
+    let _ = match format {
+        Format::Json => writeln!(stderr, "{json}"),
+        Format::Table => writeln!(stderr, "{text}"),
+    };
 }
 
 /// A table of `rows`; `right`: the columns of numbers.

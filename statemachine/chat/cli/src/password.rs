@@ -29,7 +29,8 @@ pub(crate) fn new(account: &str, file: Option<&Path>) -> Result<String> {
     Ok(password)
 }
 
-fn given(file: Option<&Path>) -> Result<Option<String>> {
+/// The password that was given beforehand, if one was.
+pub(crate) fn given(file: Option<&Path>) -> Result<Option<String>> {
     let password = if let Some(file) = file {
         let content =
             fs::read_to_string(file).with_context(|| format!("cannot read the password file {}", file.display()))?;

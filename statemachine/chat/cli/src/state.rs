@@ -38,6 +38,9 @@ pub(crate) struct Login {
     ttl_ms: u64,
     window: u32,
     log_index: u64,
+    /// 0 in a file of an earlier version: not known.
+    #[serde(default)]
+    request_bytes_max: u64,
     /// Up to where pushed messages have been shown: log index and ordinal.
     cursor: Option<(u64, u32)>,
     /// The greatest message id shown by `read` or `listen`.
@@ -56,6 +59,7 @@ impl Login {
             ttl_ms: u64::try_from(session.ttl.as_millis()).unwrap_or(u64::MAX),
             window: session.window,
             log_index: 0,
+            request_bytes_max: session.request_bytes_max,
             cursor: None,
             shown_id: 0,
         };
@@ -77,6 +81,7 @@ impl Login {
             ttl: Duration::from_millis(self.ttl_ms),
             window: self.window,
             log_index: LogIndex(self.log_index),
+            request_bytes_max: self.request_bytes_max,
         })
     }
 
@@ -144,6 +149,14 @@ impl Store {
 
     /// Waits until no other command uses the login of `account`.
     pub(crate) async fn lock(&self, account: &str) -> Result<Lock> {
+        let tell = || {
+            let _ = writeln!(anstream::stderr(), "waiting for another chat command of {account} to end …");
+        };
+        self.lock_telling(account, tell).await
+    }
+
+    /// [`Store::lock`] that calls `tell` once if it takes long.
+    pub(crate) async fn lock_telling(&self, account: &str, tell: impl Fn()) -> Result<Lock> {
         let path = self.folder.join(format!("{}.lock", file_name(account)));
         let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open().with_context(|| format!("cannot open {}", path.display()))?;
@@ -155,7 +168,7 @@ impl Store {
                 Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
             }
             if waited == PATIENCE {
-                let _ = writeln!(anstream::stderr(), "waiting for another chat command of {account} to end …");
+                tell();
             }
             tokio::time::sleep(pause).await;
             waited += pause;
@@ -260,6 +273,7 @@ mod tests {
             ttl: Duration::from_secs(60),
             window: 64,
             log_index: LogIndex(9),
+            request_bytes_max: 1_000,
         };
         Login::new(account, vec!["127.0.0.1:1".into()], &session)
     }

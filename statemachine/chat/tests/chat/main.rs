@@ -3,6 +3,7 @@
 mod accounts;
 mod hostile;
 mod messages;
+mod notices;
 mod queries;
 mod snapshot;
 mod world;

@@ -80,8 +80,9 @@ fn messages_are_listed_without_being_marked_read() {
         world.send(ada, "bob", text);
     }
     world.read_next(bob, 2);
-    let list =
-        |unread_only, page_size, after_id| Action::ListMessages(ListMessages { unread_only, page_size, after_id });
+    let list = |unread_only, page_size, after_id| {
+        Action::ListMessages(ListMessages { unread_only, page_size, after_id, last: false })
+    };
 
     let all = messages(world.query(bob, list(false, 0, 0)));
     assert_eq!((texts(&all.messages), all.unread, all.more), (vec!["1", "2", "3", "4"], 2, false));
@@ -98,6 +99,35 @@ fn messages_are_listed_without_being_marked_read() {
     let page = messages(world.query(bob, list(true, 1, u64::MAX)));
     assert_eq!((page.messages.len(), page.more), (0, false));
     assert_eq!(world.read_next(bob, 10).messages.len(), 2);
+}
+
+#[test]
+fn the_last_messages_are_the_newest_in_ascending_order() {
+    let mut world = World::with_config("max_answer_bytes=1024");
+    let (ada, bob) = (world.newcomer("ada"), world.newcomer("bob"));
+    for text in ["1", "2", "3", "4"] {
+        world.send(ada, "bob", text);
+    }
+    world.read_next(bob, 2);
+    let last = |unread_only, page_size, after_id| {
+        Action::ListMessages(ListMessages { unread_only, page_size, after_id, last: true })
+    };
+    for (unread_only, page_size, after_id, expected, more) in [
+        (false, 3, 0, &["2", "3", "4"][..], true),
+        (false, 4, 0, &["1", "2", "3", "4"], false),
+        (false, 0, 2, &["3", "4"], false),
+        (true, 1, 0, &["4"], true),
+        (true, 10, 0, &["3", "4"], false),
+        (false, 1, u64::MAX, &[], false),
+    ] {
+        let page = messages(world.query(bob, last(unread_only, page_size, after_id)));
+        assert_eq!((texts(&page.messages), page.more, page.unread), (expected.to_vec(), more, 2));
+    }
+    // Where the texts are too long for one answer, it is the newest that it holds.
+    world.send(ada, "bob", &"x".repeat(600));
+    world.send(ada, "bob", &"y".repeat(600));
+    let page = messages(world.query(bob, last(false, 10, 0)));
+    assert_eq!((texts(&page.messages), page.more), (vec!["y".repeat(600).as_str()], true));
 }
 
 #[test]

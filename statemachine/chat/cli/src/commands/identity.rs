@@ -15,7 +15,7 @@ use crate::{
     keys::AccountKey,
     output::{note, print, visible},
     password,
-    state::{Login, Store},
+    state::{Lock, Login, Store},
 };
 
 /// How long the session of a `register` that is killed stays behind.
@@ -27,34 +27,30 @@ fn named(global: &Global, name: Option<String>, command: &str) -> Result<String>
         .ok_or_else(|| usage(format!("whose account? Run `chat {command} NAME`")))
 }
 
-/// The endpoints of the command line, or those of an earlier login.
-fn client(global: &Global, store: &Store) -> Result<Client> {
-    if !global.endpoints.is_empty() {
-        return account::client(global, &global.endpoints);
-    }
-    let last = global.user.clone().or_else(|| store.current());
-    let login = last.and_then(|account| store.load(&account).ok().flatten());
-    account::client(global, &login.map(|login| login.endpoints).unwrap_or_default())
-}
-
 /// The first requests of a new session.
-async fn execute(session: &Session, action: chat_request::Action, account: &str) -> Result<(Reply, Executed)> {
+async fn execute(
+    global: &Global,
+    session: &Session,
+    action: chat_request::Action,
+    account: &str,
+) -> Result<(Reply, Executed)> {
     let request = ChatRequest { action: Some(action) }.encode_to_vec();
-    let executed = session.execute(request).await.map_err(|error| explain(error, account))?;
+    let executed = account::ask_execute(global, session, request, global.deadline).await;
+    let executed = executed.map_err(|error| explain(error, account))?;
     Ok((account::answer(&executed.response, account)?, executed))
 }
 
 pub(super) async fn register(global: &Global, name: Option<String>) -> Result<()> {
     let name = named(global, name, "register")?;
-    let client = client(global, &Store::open(global.state_dir.as_deref())?)?;
+    let client = account::client_of_last(global, &Store::open(global.state_dir.as_deref())?)?;
     let password = password::new(&name, global.password_file.as_deref())?;
     let public_key = AccountKey::derive(&name, &password)?.public_key().to_vec();
     let session = client.open_session(Some(REGISTER_TTL)).await.map_err(|error| explain(error, &name))?;
     let action = chat_request::Action::Register(chat::Register { account: name.clone(), public_key });
-    let registered = execute(&session, action, &name).await;
+    let registered = execute(global, &session, action, &name).await;
     let _ = session.close().await; // else it expires
     match registered?.0 {
-        Reply::Registered(_) => print(global.output, &json!({ "account": name }), || {
+        Reply::Registered(_) => print(global, json!({ "account": name }), || {
             let name = visible(&name);
             format!("registered {name}; next: chat login {name}")
         }),
@@ -65,15 +61,38 @@ pub(super) async fn register(global: &Global, name: Option<String>) -> Result<()
 pub(super) async fn login(global: &Global, name: Option<String>, ttl: Duration) -> Result<()> {
     let name = named(global, name, "login")?;
     let store = Store::open(global.state_dir.as_deref())?;
-    let client = client(global, &store)?;
+    let client = account::client_of_last(global, &store)?;
     let password = password::existing(&name, global.password_file.as_deref())?;
     let key = AccountKey::derive(&name, &password)?;
     let lock = store.lock(&name).await?;
+    let (account, unread) = log_in(global, &client, &store, lock, &key, ttl).await?;
+    let granted = account.session.ttl();
+    if granted < ttl {
+        note(
+            global.output,
+            &format!("the servers grant at most {granted:?} without a request; log in again after that"),
+        );
+    }
+    let ttl_ms = u64::try_from(granted.as_millis()).unwrap_or(u64::MAX);
+    drop(account); // the lock is held until everything is saved
+    let json = json!({ "account": name, "unread": unread, "ttl_ms": ttl_ms });
+    print(global, json, || format!("logged in as {}; {unread} unread", visible(&name)))
+}
 
-    let session = client.open_session(Some(ttl)).await.map_err(|error| explain(error, &name))?;
+/// Logs in with a new session, saves the login in the place of an earlier one, and tells how many messages are unread.
+pub(crate) async fn log_in(
+    global: &Global,
+    client: &Client,
+    store: &Store,
+    lock: Lock,
+    key: &AccountKey,
+    ttl: Duration,
+) -> Result<(Account, u64)> {
+    let name = key.account();
+    let session = client.open_session(Some(ttl)).await.map_err(|error| explain(error, name))?;
     let signature = key.sign_login(session.id()).to_vec();
-    let action = chat_request::Action::Login(chat::Login { account: name.clone(), signature });
-    let (reply, executed) = match execute(&session, action, &name).await {
+    let action = chat_request::Action::Login(chat::Login { account: name.to_owned(), signature });
+    let (reply, executed) = match execute(global, &session, action, name).await {
         Ok(done) => done,
         Err(error) => {
             let _ = session.close().await; // else it expires
@@ -84,23 +103,17 @@ pub(super) async fn login(global: &Global, name: Option<String>, ttl: Duration) 
 
     // What is pushed from now on is new to `listen`.
     let cursor = Cursor { lineage: session.lineage(), log_index: executed.log_index, ordinal: 0 };
-    let mut login = Login::new(&name, client.endpoints(), &session.saved());
+    let mut login = Login::new(name, client.endpoints(), &session.saved());
     login.set_cursor(Some(cursor));
     // A damaged file of an earlier login is of no use, and this one replaces it.
-    let earlier = store.load(&name).ok().flatten();
+    let earlier = store.load(name).ok().flatten();
     store.save(&login, true)?;
-    store.set_current(&name)?;
+    store.set_current(name)?;
     if let Some(Ok(earlier)) = earlier.map(|earlier| earlier.session()) {
         // Nobody can use it any more. If this fails, it expires.
         let _ = Session::resume(&client.with_deadline(Duration::from_secs(1)), earlier).close().await;
     }
-    let ttl_ms = u64::try_from(session.ttl().as_millis()).unwrap_or(u64::MAX);
-    if session.ttl() < ttl {
-        note(&format!("the servers grant at most {:?} without a request; log in again after that", session.ttl()));
-    }
-    let json = json!({ "account": name, "unread": logged_in.unread, "ttl_ms": ttl_ms });
-    drop(Account::logged_in(store, lock, login, session)); // the lock is held until everything is saved
-    print(global.output, &json, || format!("logged in as {}; {} unread", visible(&name), logged_in.unread))
+    Ok((Account::logged_in(global, store.clone(), lock, login, session), logged_in.unread))
 }
 
 pub(super) async fn logout(global: &Global) -> Result<()> {
@@ -136,7 +149,7 @@ pub(super) async fn logout(global: &Global) -> Result<()> {
     }
     account.store.forget(&account.name)?;
     let name = &account.name;
-    print(global.output, &json!({ "account": name }), || format!("logged out {}", visible(name)))
+    print(global, json!({ "account": name }), || format!("logged out {}", visible(name)))
 }
 
 /// Whether the session no longer exists, or is no longer logged in.
@@ -157,7 +170,7 @@ pub(super) async fn whoami(global: &Global) -> Result<()> {
     match account.query(chat_query::Action::WhoAmI(chat::WhoAmI {})).await? {
         Reply::LoggedIn(logged_in) => {
             let json = json!({ "account": logged_in.account, "unread": logged_in.unread });
-            print(global.output, &json, || format!("{}; {} unread", visible(&logged_in.account), logged_in.unread))
+            print(global, json, || format!("{}; {} unread", visible(&logged_in.account), logged_in.unread))
         }
         _ => Err(unexpected()),
     }
@@ -176,7 +189,7 @@ pub(super) async fn delete_account(global: &Global, yes: bool) -> Result<()> {
     let _ = account.session.close().await; // else it expires
     account.store.forget(&account.name)?;
     let json = json!({ "account": account.name, "messages": deleted.messages, "unread": deleted.unread });
-    print(global.output, &json, || {
+    print(global, json, || {
         let (name, messages, unread) = (visible(&account.name), deleted.messages, deleted.unread);
         format!("deleted {name} with {messages} messages, {unread} of them unread")
     })

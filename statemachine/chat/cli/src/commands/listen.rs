@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     account::{Account, Reply, unexpected},
-    args::{Format, Global},
-    failure::{Refused, explain},
+    args::Global,
+    failure::{Refused, explain, usage},
     output::{line, message_json, note, print, visible},
 };
 
@@ -25,11 +25,14 @@ const BATCH: usize = 100;
 const FAR: Duration = Duration::from_secs(86_400);
 
 pub(super) async fn listen(global: &Global, count: Option<u64>, limit: Option<Duration>) -> Result<()> {
+    if global.vote {
+        return Err(usage("messages that come are the same wherever they come from; leave out --vote"));
+    }
     let mut account = Account::open(global).await?;
     account.unlock();
     let _alive = account.session.keep_alive_in_background();
     let stop = limit.map(|limit| Instant::now() + limit);
-    let mut listener = Listener { format: global.output, left: count, shown: 0, met: None, stop, account };
+    let mut listener = Listener { global, left: count, shown: 0, met: None, stop, account };
     listener.run().await?;
     match count {
         Some(count) if listener.shown < count => bail!("{} of {count} messages came in time", listener.shown),
@@ -37,8 +40,8 @@ pub(super) async fn listen(global: &Global, count: Option<u64>, limit: Option<Du
     }
 }
 
-struct Listener {
-    format: Format,
+struct Listener<'a> {
+    global: &'a Global,
     account: Account,
     /// How many messages are still wanted.
     left: Option<u64>,
@@ -49,10 +52,14 @@ struct Listener {
     stop: Option<Instant>,
 }
 
-impl Listener {
+impl Listener<'_> {
     fn subscribe(&self) -> Result<Subscription> {
         let (client, session) = (&self.account.client, &self.account.session);
         Ok(client.subscribe(Some(session), [] as [String; 0], self.account.login.cursor()?))
+    }
+
+    fn note(&self, text: &str) {
+        note(self.global.output, text);
     }
 
     async fn run(&mut self) -> Result<()> {
@@ -75,12 +82,14 @@ impl Listener {
                     }
                 }
                 Err(Error::CursorExpired { .. }) => {
-                    note("some messages came too long ago to be pushed again; `chat read` shows those that are unread");
+                    self.note(
+                        "some messages came too long ago to be pushed again; `chat read` shows those that are unread",
+                    );
                     self.account.login.set_cursor(None);
                     events = self.subscribe()?;
                 }
                 Err(Error::Unavailable { cause, .. }) => {
-                    note(&format!("no server can be reached ({}); trying again", cause.message()));
+                    self.note(&format!("no server can be reached ({}); trying again", cause.message()));
                 }
                 Err(error) => return Err(explain(error, &self.account.name)),
             }
@@ -92,7 +101,7 @@ impl Listener {
         if !*told {
             events.established().await?;
             *told = true;
-            note(&format!("listening as {}; Ctrl-C ends", visible(&self.account.name)));
+            self.note(&format!("listening as {}; Ctrl-C ends", visible(&self.account.name)));
         }
         let ended = || Err(Error::Protocol { message: "the events ended".to_owned() });
         events.next().await.unwrap_or_else(ended)
@@ -119,7 +128,7 @@ impl Listener {
         if deleted {
             self.account.lock().await?;
             self.account.store.forget(&self.account.name)?;
-            note(&format!("the account {} was deleted", visible(&self.account.name)));
+            self.note(&format!("the account {} was deleted", visible(&self.account.name)));
             return Ok(true);
         }
         self.mark(ids, events.cursor()).await?;
@@ -133,14 +142,15 @@ impl Listener {
             // `read` may have shown it since it was pushed. Ids ascend, and it shows the oldest first.
             Some(Event::Message(message)) if message.id <= self.account.login.shown_id => {}
             Some(Event::Message(message)) => {
-                print(self.format, &message_json(&message), || line(&message))?;
+                print(self.global, message_json(&message), || line(&message))?;
                 ids.push(message.id);
                 self.account.login.shown_id = message.id;
                 self.shown += 1;
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             Some(Event::AccountDeleted(_)) => return Ok(true),
-            None => {} // of a later version
+            // What passes isn't for this command; the others are of a later version.
+            Some(Event::Typing(_) | Event::Presence(_)) | None => {}
         }
         Ok(false)
     }
@@ -166,7 +176,7 @@ impl Listener {
         match marked {
             // It was shown, which counts; `read` will show it once more.
             Err(error) if !error.is::<Refused>() => {
-                note(&format!("a message shown could not be marked read: {error:#}"));
+                self.note(&format!("a message shown could not be marked read: {error:#}"));
                 Ok(())
             }
             other => other,

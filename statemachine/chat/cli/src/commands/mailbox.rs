@@ -15,23 +15,13 @@ use crate::{
 const PAGE: usize = 1_000;
 
 pub(super) async fn list(global: &Global, pattern: Option<String>) -> Result<()> {
-    let endpoints = if global.endpoints.is_empty() {
-        let store = Store::open(global.state_dir.as_deref())?;
-        let last = global.user.clone().or_else(|| store.current());
-        match last {
-            Some(account) => store.load(&account)?.map(|login| login.endpoints).unwrap_or_default(),
-            None => Vec::new(),
-        }
-    } else {
-        global.endpoints.clone()
-    };
-    let client = account::client(global, &endpoints)?;
+    let client = account::client_of_last(global, &Store::open(global.state_dir.as_deref())?)?;
     let mut names = Vec::new();
     let mut page_token = String::new();
     loop {
         let pattern = pattern.clone().unwrap_or_default();
         let action = chat::ListAccounts { pattern, page_size: PAGE as u32, page_token };
-        match account::query(&client, None, chat_query::Action::ListAccounts(action), "NAME").await? {
+        match account::query(global, &client, None, chat_query::Action::ListAccounts(action), "NAME").await? {
             Reply::Accounts(page) => {
                 names.extend(page.accounts);
                 page_token = page.next_page_token;
@@ -42,7 +32,7 @@ pub(super) async fn list(global: &Global, pattern: Option<String>) -> Result<()>
             break;
         }
     }
-    print(global.output, &json!({ "accounts": names }), || output::accounts(&names))
+    print(global, json!({ "accounts": names }), || output::accounts(&names))
 }
 
 pub(super) async fn read(global: &Global, count: u32) -> Result<()> {
@@ -57,11 +47,19 @@ pub(super) async fn read(global: &Global, count: u32) -> Result<()> {
     account.save(false)
 }
 
-pub(super) async fn messages(global: &Global, unread: bool, after: u64) -> Result<()> {
+pub(super) async fn messages(global: &Global, unread: bool, after: u64, last: Option<u32>) -> Result<()> {
     let account = Account::open(global).await?;
+    if let Some(page_size) = last {
+        let action = chat::ListMessages { unread_only: unread, page_size, after_id: after, last: true };
+        let Reply::Messages(page) = account.query(chat_query::Action::ListMessages(action)).await? else {
+            return Err(unexpected());
+        };
+        let shown = page.messages.iter().filter(|message| message.unread).count() as u64;
+        return show(global, &page.messages, page.unread.saturating_sub(shown));
+    }
     let (mut all, mut after_id) = (Vec::new(), after);
     let left = loop {
-        let action = chat::ListMessages { unread_only: unread, page_size: PAGE as u32, after_id };
+        let action = chat::ListMessages { unread_only: unread, page_size: PAGE as u32, after_id, last: false };
         let Reply::Messages(page) = account.query(chat_query::Action::ListMessages(action)).await? else {
             return Err(unexpected());
         };
@@ -78,7 +76,7 @@ pub(super) async fn messages(global: &Global, unread: bool, after: u64) -> Resul
 
 fn show(global: &Global, messages: &[chat::Message], unread: u64) -> Result<()> {
     let list: Vec<Value> = messages.iter().map(output::message_json).collect();
-    print(global.output, &json!({ "messages": list, "unread": unread }), || output::messages(messages, unread))
+    print(global, json!({ "messages": list, "unread": unread }), || output::messages(messages, unread))
 }
 
 pub(super) async fn delete_messages(global: &Global, ids: Vec<u64>) -> Result<()> {
@@ -89,5 +87,5 @@ pub(super) async fn delete_messages(global: &Global, ids: Vec<u64>) -> Result<()
         let (Reply::Deleted(done), _) = account.execute(action).await? else { return Err(unexpected()) };
         deleted += u64::from(done.count);
     }
-    print(global.output, &json!({ "deleted": deleted }), || format!("deleted {deleted} of {}", ids.len()))
+    print(global, json!({ "deleted": deleted }), || format!("deleted {deleted} of {}", ids.len()))
 }

@@ -1,6 +1,6 @@
 //! What each command does.
 
-mod identity;
+pub(crate) mod identity;
 mod listen;
 mod mailbox;
 mod send;
@@ -19,7 +19,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<()> {
         Command::DeleteAccount { yes } => identity::delete_account(global, yes).await,
         Command::List { pattern } => mailbox::list(global, pattern).await,
         Command::Read { count } => mailbox::read(global, count).await,
-        Command::Messages { unread, after } => mailbox::messages(global, unread, after).await,
+        Command::Messages { unread, after, last } => mailbox::messages(global, unread, after, last).await,
         Command::DeleteMessages { ids } => mailbox::delete_messages(global, ids).await,
         Command::Send(send) => send::send(global, send).await,
         Command::Listen { count, timeout } => listen::listen(global, count, timeout).await,

@@ -17,9 +17,9 @@ use tokio::{
 
 use crate::{
     account::{self, Account, Reply, unexpected},
-    args::{Format, Global, Send},
-    failure::{Refused, explain},
-    output::{note, print, visible},
+    args::{Global, Send},
+    failure::{Refused, error_json, explain, usage},
+    output::{print, tell, visible},
 };
 
 /// The longest line that is read. The module's own limit on a message is lower.
@@ -30,18 +30,21 @@ fn action(to: &str, text: String) -> chat_request::Action {
 }
 
 pub(super) async fn send(global: &Global, send: Send) -> Result<()> {
+    if global.vote && send.window.is_some_and(|window| window > 1) {
+        return Err(usage("--vote sends one line at a time; leave out --window"));
+    }
     let mut account = Account::open(global).await?;
     if send.stdin {
         let (lines, input) = mpsc::channel(1);
         tokio::spawn(read_lines(lines));
-        let mut sender = Sender { format: global.output, to: send.to, failed: 0, sent: 0 };
+        let mut sender = Sender { global, to: send.to, failed: 0, sent: 0 };
         return match send.window.unwrap_or(1) {
             1 => sender.one_by_one(&mut account, input).await,
             window => sender.pipelined(&mut account, input, window as usize).await,
         };
     }
     let (reply, executed) = account.execute(action(&send.to, send.text.join(" "))).await?;
-    acknowledge(global.output, &send.to, reply, &executed, None)
+    acknowledge(global, &send.to, reply, &executed, None)
 }
 
 /// A line of input and its number, from 1; an error ends the input.
@@ -79,7 +82,7 @@ fn text(mut line: Vec<u8>) -> Result<Option<String>> {
 }
 
 /// Prints that a message has arrived.
-fn acknowledge(format: Format, to: &str, reply: Reply, executed: &Executed, line: Option<u64>) -> Result<()> {
+fn acknowledge(global: &Global, to: &str, reply: Reply, executed: &Executed, line: Option<u64>) -> Result<()> {
     let Reply::Sent(sent) = reply else { return Err(unexpected()) };
     let mut json = json!({
         "message_id": sent.message_id,
@@ -91,17 +94,17 @@ fn acknowledge(format: Format, to: &str, reply: Reply, executed: &Executed, line
     if let Some(line) = line {
         json["line"] = line.into();
     }
-    print(format, &json, || format!("sent {} to {}", sent.message_id, visible(to)))
+    print(global, json, || format!("sent {} to {}", sent.message_id, visible(to)))
 }
 
-struct Sender {
-    format: Format,
+struct Sender<'a> {
+    global: &'a Global,
     to: String,
     sent: u64,
     failed: u64,
 }
 
-impl Sender {
+impl Sender<'_> {
     /// Sends a line after the one before it has arrived. Between two lines other commands may use the login.
     async fn one_by_one(&mut self, account: &mut Account, mut input: mpsc::Receiver<Line>) -> Result<()> {
         account.unlock();
@@ -114,7 +117,7 @@ impl Sender {
             match done {
                 Ok((reply, executed)) => {
                     self.sent += 1;
-                    acknowledge(self.format, &self.to, reply, &executed, Some(number))?;
+                    acknowledge(self.global, &self.to, reply, &executed, Some(number))?;
                 }
                 Err(error) => self.failed(number, error)?,
             }
@@ -132,7 +135,7 @@ impl Sender {
             match account.execute(action(&self.to, text)).await {
                 Ok((reply, executed)) => {
                     self.sent += 1;
-                    acknowledge(self.format, &self.to, reply, &executed, Some(number))?;
+                    acknowledge(self.global, &self.to, reply, &executed, Some(number))?;
                     break;
                 }
                 Err(error) => self.failed(number, error)?,
@@ -175,7 +178,7 @@ impl Sender {
         match done {
             Ok((reply, executed)) => {
                 self.sent += 1;
-                acknowledge(self.format, &self.to, reply, &executed, Some(number))
+                acknowledge(self.global, &self.to, reply, &executed, Some(number))
             }
             Err(error) => self.failed(number, error),
         }
@@ -183,17 +186,22 @@ impl Sender {
 
     fn text(&mut self, number: u64, line: Vec<u8>) -> Option<String> {
         text(line).unwrap_or_else(|error| {
-            self.failed += 1;
-            note(&format!("line {number} was not sent: {error:#}"));
+            self.refused(number, &error);
             None
         })
     }
 
-    /// A refused line is told, and the next one may do better; anything else ends the command.
+    fn refused(&mut self, number: u64, error: &anyhow::Error) {
+        self.failed += 1;
+        let json = json!({ "error": error_json(error), "line": number });
+        tell(self.global.output, json, &format!("line {number} was not sent: {error:#}"));
+    }
+
+    /// A line refused for its text is told, and the next one may do better. Anything else would meet them all, as a full
+    /// mailbox does, and ends the command.
     fn failed(&mut self, number: u64, error: anyhow::Error) -> Result<()> {
-        if error.is::<Refused>() {
-            self.failed += 1;
-            note(&format!("line {number} was not sent: {error:#}"));
+        if error.downcast_ref::<Refused>().is_some_and(Refused::is_about_the_text) {
+            self.refused(number, &error);
             return Ok(());
         }
         let sent = self.sent;
@@ -212,7 +220,10 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::{args::Cli, failure::refused};
 
     #[test]
     fn a_line_is_a_message_without_its_end() {
@@ -224,15 +235,22 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_goes_on_and_a_failure_ends() {
-        let mut sender = Sender { format: Format::Json, to: "bob".into(), sent: 2, failed: 0 };
-        let error = chat::ChatError { code: chat::ChatErrorCode::MailboxFull.into(), message: "full".into() };
-        sender.failed(3, crate::failure::refused(error, "alice")).unwrap();
+    fn a_refused_text_goes_on_and_what_meets_every_line_ends() {
+        let Cli { global, .. } = Cli::try_parse_from(["chat"]).unwrap();
+        let mut sender = Sender { global: &global, to: "bob".into(), sent: 2, failed: 0 };
+        let refused = |code: chat::ChatErrorCode, message: &str| {
+            refused(chat::ChatError { code: code.into(), message: message.into() }, "alice")
+        };
+        sender.failed(3, refused(chat::ChatErrorCode::Invalid, "too long")).unwrap();
         assert_eq!(sender.end().unwrap_err().to_string(), "lines not sent: 1; sent: 2");
-        let stopped = sender.failed(4, anyhow::anyhow!("gone")).unwrap_err();
-        assert_eq!(
-            format!("{stopped:#}"),
-            "stopped at line 4; sent before it: 2. Go on with the input from line 4 on: gone"
-        );
+        for (error, why) in
+            [(anyhow::anyhow!("gone"), "gone"), (refused(chat::ChatErrorCode::MailboxFull, "full"), "full")]
+        {
+            let stopped = sender.failed(4, error).unwrap_err();
+            assert_eq!(
+                format!("{stopped:#}"),
+                format!("stopped at line 4; sent before it: 2. Go on with the input from line 4 on: {why}")
+            );
+        }
     }
 }

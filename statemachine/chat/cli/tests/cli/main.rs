@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, but not in their helpers")]
 
 mod server;
+mod talk;
+mod vote;
 
 use std::{
     fs,
@@ -110,6 +112,50 @@ fn lines_are_sent_once_each_while_servers_fail() {
 }
 
 #[test]
+fn a_full_mailbox_ends_the_sending_at_once() {
+    let server = Server::start(1);
+    let alice = User::new(&server, "alice");
+    alice.enter();
+    let lines = format!("a\n{}", "full\n".repeat(50));
+    for window in ["1", "8"] {
+        let (sent, error) = alice.run_with(1, &["send", "alice", "--stdin", "--window", window], &lines);
+        assert_eq!(sent.lines().count(), 1, "{sent}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("stopped at line 2; sent before it: 1") && error.contains("mailbox is full"), "{error}");
+    }
+}
+
+#[test]
+fn errors_are_json_where_json_is_wanted() {
+    let server = Server::start(1);
+    let alice = User::new(&server, "alice");
+    alice.enter();
+    let told = |code: i32, args: &[&str], input: &str| -> Vec<serde_json::Value> {
+        let (_, error) = alice.run_with(code, args, input);
+        error.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    };
+    let refused = told(1, &["-o", "json", "send", "nobody", "x"], "");
+    assert_eq!(refused[0]["error"]["reason"], "NO_SUCH_ACCOUNT", "{refused:?}");
+    assert!(refused[0]["error"]["message"].as_str().unwrap().contains("chat list"), "{refused:?}");
+    assert_eq!(told(2, &["-o", "json", "send"], "")[0]["error"]["reason"], "USAGE");
+    assert_eq!(told(2, &["--output=json", "frob"], "")[0]["error"]["reason"], "USAGE");
+    assert_eq!(told(2, &["-o", "json", "delete-account"], "")[0]["error"]["reason"], "USAGE");
+    let lines = told(1, &["-o", "json", "send", "alice", "--stdin"], "a\nrefuse me\n");
+    assert_eq!((&lines[0]["line"], &lines[0]["error"]["reason"]), (&2.into(), &"INVALID".into()), "{lines:?}");
+    server.forget_sessions();
+    assert_eq!(told(1, &["-o", "json", "whoami"], "")[0]["error"]["reason"], "SESSION_EXPIRED");
+    assert_eq!(told(1, &["-o", "json", "--user", "eve", "whoami"], "")[0]["error"]["reason"], "NOT_LOGGED_IN");
+}
+
+#[test]
+fn a_usage_line_names_what_is_missing_and_not_what_the_environment_sets() {
+    let server = Server::start(1);
+    let alice = User::new(&server, "alice");
+    let (_, error) = alice.run(2, &["send"]);
+    assert!(error.contains("Usage: chat send [OPTIONS] <TO> [TEXT]...\n"), "{error}");
+}
+
+#[test]
 fn a_refused_line_fails_the_command_and_not_the_others() {
     let server = Server::start(1);
     let alice = User::new(&server, "alice");
@@ -117,8 +163,10 @@ fn a_refused_line_fails_the_command_and_not_the_others() {
     let (sent, error) = alice.run_with(1, &["-o", "json", "send", "alice", "--stdin"], "a\n\nrefuse me\nb\n");
     assert_eq!(sent.lines().count(), 2, "{sent}");
     assert!(sent.contains("\"line\":4"), "{sent}");
-    assert!(error.contains("line 3 was not sent"), "{error}");
+    assert!(error.contains("\"line\":3"), "{error}");
     assert_eq!(server.texts("alice"), ["a", "b"]);
+    let (_, error) = alice.run_with(1, &["send", "alice", "--stdin"], "refuse me\n");
+    assert!(error.contains("line 1 was not sent"), "{error}");
 }
 
 #[test]

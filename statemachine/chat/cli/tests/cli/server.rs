@@ -1,7 +1,7 @@
 //! A stand-in for the servers: a correct session table, the rules of chat that the tests need, and scripted faults.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -11,9 +11,13 @@ use futures::Stream;
 use prost::Message as _;
 use replicator_proto::{
     chat::v1::{self as chat, chat_query, chat_request::Action, chat_response::Result as Reply},
-    replicator::v1::{self as pb, replicator_service_server as service},
+    replicator::v1::{self as pb, replicator_service_server as service, subscribe_response::Item},
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::{broadcast, mpsc, watch},
+};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -39,6 +43,8 @@ struct Session {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Nodes whose answers are not those of the others.
+    liars: Vec<usize>,
     opened: u8,
     sessions: HashMap<Vec<u8>, Session>,
     keys: BTreeMap<String, Vec<u8>>,
@@ -46,10 +52,19 @@ struct State {
     messages: Vec<(String, chat::Message, u64)>,
     log_index: u64,
     faults: VecDeque<Fault>,
+    typed_to: Vec<String>,
+    deleted: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
-struct Node(Arc<Mutex<State>>);
+struct Node {
+    number: usize,
+    state: Arc<Mutex<State>>,
+    /// Something has happened.
+    changed: watch::Sender<()>,
+    /// What passes, and whom it is for.
+    passing: broadcast::Sender<(String, chat::ChatPush)>,
+}
 
 pub(crate) struct Server {
     node: Node,
@@ -60,12 +75,17 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(nodes: usize) -> Self {
         let runtime = Runtime::new().unwrap();
-        let node = Node(Arc::default());
+        let node = Node {
+            number: 0,
+            state: Arc::default(),
+            changed: watch::Sender::new(()),
+            passing: broadcast::Sender::new(16),
+        };
         let mut addresses = Vec::new();
-        for _ in 0..nodes {
+        for number in 0..nodes {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             addresses.push(listener.local_addr().unwrap().to_string());
-            let service = service::ReplicatorServiceServer::new(node.clone());
+            let service = service::ReplicatorServiceServer::new(Node { number, ..node.clone() });
             let incoming = {
                 let _guard = runtime.enter();
                 TcpIncoming::from(listener)
@@ -81,6 +101,41 @@ impl Server {
 
     pub(crate) fn forget_sessions(&self) {
         self.node.state().sessions.clear();
+        self.node.changed.send_replace(());
+    }
+
+    /// From now on these nodes answer wrongly, each in its own way.
+    pub(crate) fn let_lie(&self, nodes: &[usize]) {
+        self.node.state().liars = nodes.to_vec();
+    }
+
+    /// A message from somebody else.
+    pub(crate) fn deliver(&self, from: &str, to: &str, text: &str) {
+        let mut state = self.node.state();
+        state.log_index += 1;
+        state.deliver(from, to, text);
+        self.node.changed.send_replace(());
+    }
+
+    /// A notice that passes.
+    pub(crate) fn pass(&self, to: &str, event: chat::chat_push::Event) {
+        self.node.passing.send((to.to_owned(), chat::ChatPush { event: Some(event) })).unwrap();
+    }
+
+    /// Deletes an account, as another session of it would.
+    pub(crate) fn delete_account(&self, account: &str) {
+        self.node.state().deleted.insert(account.to_owned());
+        self.node.changed.send_replace(());
+    }
+
+    /// How many of an account's messages are unread.
+    pub(crate) fn unread(&self, account: &str) -> u64 {
+        self.node.state().unread(account)
+    }
+
+    /// Who was told that somebody types.
+    pub(crate) fn typed_to(&self) -> Vec<String> {
+        self.node.state().typed_to.clone()
     }
 
     pub(crate) fn texts(&self, account: &str) -> Vec<String> {
@@ -175,12 +230,20 @@ impl State {
             Action::Send(send) if send.text.starts_with("refuse") => {
                 refuse(chat::ChatErrorCode::Invalid, "refused as asked")
             }
+            Action::Send(send) if send.text.starts_with("full") => {
+                refuse(chat::ChatErrorCode::MailboxFull, "the recipient's mailbox is full")
+            }
+            Action::Send(_) if account.is_none() => {
+                refuse(chat::ChatErrorCode::NotLoggedIn, "the session is not logged in")
+            }
             Action::Send(send) => {
-                let id = self.messages.len() as u64 + 1;
-                let from = account.unwrap();
-                let message = chat::Message { id, from, text: send.text, unread: true, ..Default::default() };
-                self.messages.push((send.to, message, self.log_index));
-                Reply::Sent(chat::Sent { message_id: id, pushed_to: 1 })
+                let message_id = self.deliver(&account.unwrap(), &send.to, &send.text);
+                Reply::Sent(chat::Sent { message_id, pushed_to: 1 })
+            }
+            Action::DeleteMessages(delete) => {
+                let before = self.messages.len();
+                self.messages.retain(|m| Some(&m.0) != account.as_ref() || !delete.message_ids.contains(&m.1.id));
+                Reply::Deleted(chat::Deleted { count: (before - self.messages.len()) as u32 })
             }
             Action::ReadNext(read) => {
                 let account = account.unwrap();
@@ -203,6 +266,26 @@ impl State {
         }
     }
 
+    fn deliver(&mut self, from: &str, to: &str, text: &str) -> u64 {
+        let id = self.messages.len() as u64 + 1;
+        let (from, text) = (from.to_owned(), text.to_owned());
+        let message = chat::Message { id, from, text, unread: true, ..Default::default() };
+        self.messages.push((to.to_owned(), message, self.log_index));
+        id
+    }
+
+    fn list(&self, account: &str, list: &chat::ListMessages) -> chat::Messages {
+        let mine = self.messages.iter().filter(|m| m.0 == account && m.1.id > list.after_id);
+        let mut messages: Vec<_> = mine.map(|m| m.1.clone()).filter(|m| m.unread || !list.unread_only).collect();
+        let size = list.page_size as usize;
+        let more = messages.len() > size;
+        if list.last {
+            messages.drain(..messages.len().saturating_sub(size));
+        }
+        messages.truncate(size);
+        chat::Messages { messages, unread: self.unread(account), more }
+    }
+
     fn unread(&self, account: &str) -> u64 {
         self.messages.iter().filter(|m| m.0 == account && m.1.unread).count() as u64
     }
@@ -210,7 +293,15 @@ impl State {
 
 impl Node {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.state.lock().unwrap()
+    }
+
+    fn name(&self) -> String {
+        format!("n{}", self.number + 1)
+    }
+
+    fn lies(&self) -> bool {
+        self.state().liars.contains(&self.number)
     }
 
     /// Executes, or follows the script: a status means a broken connection.
@@ -219,8 +310,14 @@ impl Node {
         let fault = state.faults.pop_front();
         if matches!(fault, None | Some(Fault::ExecutesThenBroken)) {
             let outcome = state.execute(request);
+            self.changed.send_replace(());
+            drop(state);
             if fault.is_none() {
-                return Ok(outcome);
+                return Ok(outcome.map(|mut response| {
+                    response.node_id = self.name();
+                    response.state_digest += self.lies() as u64 * (self.number as u64 + 1);
+                    response
+                }));
             }
         }
         Err(Status::unavailable("connection reset"))
@@ -232,7 +329,15 @@ type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl service::ReplicatorService for Node {
     type ExecuteStreamStream = Outgoing<pb::ExecuteStreamResponse>;
+    type QueryStreamStream = Outgoing<pb::QueryStreamResponse>;
     type SubscribeStream = Outgoing<pb::SubscribeResponse>;
+
+    async fn query_stream(
+        &self,
+        _: Request<Streaming<pb::QueryStreamRequest>>,
+    ) -> Result<Response<Self::QueryStreamStream>, Status> {
+        Err(Status::unimplemented("chat asks one by one"))
+    }
 
     async fn open_session(
         &self,
@@ -248,6 +353,7 @@ impl service::ReplicatorService for Node {
             window: 16,
             lineage: 5,
             log_index: state.log_index,
+            request_bytes_max: 1 << 20,
         }))
     }
 
@@ -259,7 +365,13 @@ impl service::ReplicatorService for Node {
         Ok(Response::new(pb::CloseSessionResponse::default()))
     }
 
-    async fn keep_alive(&self, _: Request<pb::KeepAliveRequest>) -> Result<Response<pb::KeepAliveResponse>, Status> {
+    async fn keep_alive(
+        &self,
+        request: Request<pb::KeepAliveRequest>,
+    ) -> Result<Response<pb::KeepAliveResponse>, Status> {
+        if !self.state().sessions.contains_key(&request.get_ref().session_id[..]) {
+            return Err(status(&error(Code::NotFound, pb::ErrorReason::SessionExpired, 0)));
+        }
         Ok(Response::new(pb::KeepAliveResponse::default()))
     }
 
@@ -296,7 +408,13 @@ impl service::ReplicatorService for Node {
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
         let request = request.into_inner();
-        let state = self.state();
+        let lies = self.lies();
+        let mut state = self.state();
+        let asking = state.sessions.get(&request.session_id[..]).map(|session| session.account.clone());
+        if asking.is_none() && !request.session_id.is_empty() {
+            return Err(status(&error(Code::NotFound, pb::ErrorReason::SessionExpired, 0)));
+        }
+        let asking = asking.flatten();
         let result = match chat::ChatQuery::decode(&request.request[..]).unwrap().action.unwrap() {
             chat_query::Action::ListAccounts(list) => {
                 // Pages of one, so that pages are followed.
@@ -305,17 +423,33 @@ impl service::ReplicatorService for Node {
                 let next_page_token = rest.next().and(accounts.last()).cloned().unwrap_or_default();
                 Reply::Accounts(chat::Accounts { accounts, next_page_token })
             }
-            chat_query::Action::WhoAmI(_) => {
-                let account = state.sessions.get(&request.session_id[..]).and_then(|session| session.account.clone());
-                match account {
-                    Some(account) => Reply::LoggedIn(chat::LoggedIn { unread: state.unread(&account), account }),
-                    None => refuse(chat::ChatErrorCode::NotLoggedIn, "the session is not logged in"),
+            chat_query::Action::WhoAmI(_) => match asking {
+                Some(account) => {
+                    let unread = state.unread(&account) + lies as u64 * (self.number as u64 + 1);
+                    Reply::LoggedIn(chat::LoggedIn { unread, account })
                 }
+                None => refuse(chat::ChatErrorCode::NotLoggedIn, "the session is not logged in"),
+            },
+            chat_query::Action::ListMessages(list) => Reply::Messages(state.list(&asking.unwrap(), &list)),
+            chat_query::Action::Typing(typing) => {
+                let notice = chat::TypingNotice { from: asking.unwrap() };
+                let push = chat::ChatPush { event: Some(chat::chat_push::Event::Typing(notice)) };
+                let sessions = self.passing.send((typing.to.clone(), push)).unwrap_or(0) as u32;
+                state.typed_to.push(typing.to);
+                Reply::Notified(chat::Notified { sessions })
             }
-            chat_query::Action::ListMessages(_) => Reply::Messages(chat::Messages::default()),
+            chat_query::Action::Announce(announce) => {
+                let (account, presence, asks) = (asking.unwrap(), announce.presence, announce.asks);
+                let notice = chat::PresenceNotice { account, presence, asks };
+                for to in announce.to {
+                    let event = chat::chat_push::Event::Presence(notice.clone());
+                    let _ = self.passing.send((to, chat::ChatPush { event: Some(event) })); // nobody listens
+                }
+                Reply::Notified(chat::Notified::default())
+            }
         };
         let response = chat::ChatResponse { result: Some(result) }.encode_to_vec().into();
-        Ok(Response::new(pb::QueryResponse { response, log_index: state.log_index, node_id: "n1".into() }))
+        Ok(Response::new(pb::QueryResponse { response, log_index: state.log_index, node_id: self.name() }))
     }
 
     async fn subscribe(
@@ -323,21 +457,44 @@ impl service::ReplicatorService for Node {
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
-        let state = self.state();
-        let account = state.sessions.get(&request.session_id[..]).and_then(|session| session.account.clone());
-        let now = pb::Cursor { lineage: 5, log_index: state.log_index, ordinal: 0 };
-        let after = request.after.unwrap_or(now);
-        let mut items = vec![pb::subscribe_response::Item::Progress(after)];
-        for (to, message, log_index) in &state.messages {
-            if Some(to) == account.as_ref() && *log_index > after.log_index {
-                let event = Some(chat::chat_push::Event::Message(message.clone()));
-                let payload = chat::ChatPush { event }.encode_to_vec().into();
-                let cursor = Some(pb::Cursor { lineage: 5, log_index: *log_index, ordinal: 0 });
-                items.push(pb::subscribe_response::Item::Push(pb::Push { cursor, topic: String::new(), payload }));
+        let (mut changed, mut passing, node) = (self.changed.subscribe(), self.passing.subscribe(), self.clone());
+        let now = self.state().log_index;
+        let mut place = request.after.map_or(now, |after| after.log_index);
+        let (sender, receiver) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let cursor = |log_index| pb::Cursor { lineage: 5, log_index, ordinal: 0 };
+            let say = async |item| sender.send(Ok(pb::SubscribeResponse { item: Some(item) })).await.is_ok();
+            say(Item::Progress(cursor(place))).await;
+            loop {
+                let (account, pushes) = {
+                    let state = node.state();
+                    let Some(session) = state.sessions.get(&request.session_id[..]) else { break };
+                    let to = |m: &&(String, chat::Message, u64)| Some(&m.0) == session.account.as_ref() && m.2 > place;
+                    (session.account.clone(), state.messages.iter().filter(to).cloned().collect::<Vec<_>>())
+                };
+                for (_, message, log_index) in pushes {
+                    place = log_index;
+                    let push = chat::ChatPush { event: Some(chat::chat_push::Event::Message(message)) };
+                    let payload = push.encode_to_vec().into();
+                    say(Item::Push(pb::Push { cursor: Some(cursor(place)), topic: String::new(), payload })).await;
+                }
+                if account.as_ref().is_some_and(|account| node.state().deleted.contains(account)) {
+                    let event = Some(chat::chat_push::Event::AccountDeleted(chat::AccountDeleted::default()));
+                    let payload = chat::ChatPush { event }.encode_to_vec().into();
+                    let cursor = Some(cursor(place + 1));
+                    say(Item::Push(pb::Push { cursor, topic: String::new(), payload })).await;
+                }
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    Ok((to, push)) = passing.recv() => if Some(to) == account {
+                        let payload = push.encode_to_vec().into();
+                        say(Item::Ephemeral(pb::EphemeralPush { topic: String::new(), payload })).await;
+                    },
+                    () = sender.closed() => return,
+                }
             }
-        }
-        let items: Vec<_> = items.into_iter().map(|item| Ok(pb::SubscribeResponse { item: Some(item) })).collect();
-        let stream = futures::StreamExt::chain(tokio_stream::iter(items), futures::stream::pending());
-        Ok(Response::new(Box::pin(stream)))
+            let _ = sender.send(Err(status(&error(Code::NotFound, pb::ErrorReason::SessionExpired, 0)))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
