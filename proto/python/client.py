@@ -27,8 +27,16 @@ DEADLINE_SECONDS = 30  # for any node to answer, then the call fails
 PAUSE_SECONDS = 0.05  # between two attempts
 # A stopped machine doesn't close its connections; these pings find it out.
 OPTIONS = [("grpc.keepalive_time_ms", 3000), ("grpc.keepalive_timeout_ms", 3000)]
-# No answer, or none in time. All else is one: a refusal, or a trap of the module.
-NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# No answer, none in time, or a node that has too much to do; the last three are how a broken connection can look, too.
+# All else is an answer: a refusal, or a trap of the module. A repeat has the same number, so it harms nothing.
+NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 
 
 class Cluster:

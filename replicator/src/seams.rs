@@ -208,13 +208,14 @@ impl Clock for SystemClock {
 fn timer(duration: Duration) -> io::Result<AsyncFd<OwnedFd>> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     let duration = duration.max(Duration::from_nanos(1)); // 0 would disarm it.
-    let after = Timespec {
-        tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
-    };
+    let after =
+        Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() };
     let once = Itimerspec { it_interval: Timespec::default(), it_value: after };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
-    #[expect(deprecated, reason = "its successor is unsafe to call, for types whose descriptor may change: an OwnedFd's doesn't")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe to call, for types whose descriptor may change: an OwnedFd's doesn't"
+    )]
     AsyncFd::new(timer)
 }
 

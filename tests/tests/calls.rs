@@ -280,6 +280,34 @@ fn call_without_an_answer_says_so_and_is_finished_later() {
 }
 
 #[test]
+fn refused_line_before_others_leaves_no_hole_for_the_next_call() {
+    scenario(async |s| {
+        let cluster = s.cluster_with(3, &module("counter"), &["--request-bytes", "5000"]).await?;
+        let file = s.dir().join("session").display().to_string();
+        let args = ["call", "--session", &file, "--stdin"];
+        let input = format!("add x 1\n{}\n{}", " ".repeat(6_000), "add x 1\n".repeat(8));
+        let mut sum = 0;
+        // In the middle, and as the first line of a session that goes on or begins anew.
+        for input in [&input[..], &input[8..]] {
+            let told =
+                piped(&cluster, &args, input).await?.exits(1)?.complains_of(&["stopped at line", "too large"])?;
+            // What is told as done is done, and what isn't never is.
+            sum += told.stdout.lines().filter(|line| line.parse::<u64>().is_ok()).count() as u64;
+            cluster.expect_counter("x", sum).await?;
+            let next = cluster.replicator(&["call", "--session", &file, "add x 1"]).await?.exits(0)?;
+            sum += 1;
+            ensure!(next.stdout == format!("{sum}\n") && next.stderr.is_empty(), "{next:?}");
+            let again = piped(&cluster, &args, "add x 1\nadd x 1\n").await?.exits(0)?;
+            ensure!(again.stdout == format!("{}\n{}\n", sum + 1, sum + 2), "{again:?}");
+            sum += 2;
+            cluster.expect_counter("x", sum).await?;
+        }
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn session_that_is_gone_or_no_session_is_told_with_what_to_do() {
     scenario(async |s| {
         let cluster = s.cluster_with(1, &module("counter"), &["--tick-ms", "300", "--session-ttl-ms", "1000"]).await?;

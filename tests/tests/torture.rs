@@ -42,7 +42,8 @@ fn three_rounds_of_torture_break_no_promise() {
         let ran = here(s, &["torture", "--rounds", "3", "--seed", "3", "-o", "json"]).await?.exits(0)?;
         let value = ran.json()?;
         above_zero(&value, &["acknowledged", "pushes", "reads", "seconds"])?;
-        let none = ["lost", "doubled", "stale", "missing", "phantom", "disordered"].map(|key| (key, Value::from(0)));
+        let none = ["lost", "doubled", "stale", "missing", "phantom", "disordered", "expired"]
+            .map(|key| (key, Value::from(0)));
         is(&value, &none)?;
         is(&value, &[("digests", "equal".into()), ("seed", 3.into()), ("rounds", 3.into()), ("nodes", 3.into())])?;
         ensure!(ran.stderr.contains("--seed 3 --nodes 3"), "it didn't say how to run it again: {}", ran.stderr);
@@ -56,7 +57,9 @@ fn torture_of_five_nodes_plays_the_faults_that_were_chosen() {
         let args = ["torture", "--rounds", "2", "--nodes", "5", "--faults", "stop-primary,all", "--writers", "5"];
         let ran = here(s, &args).await?.exits(0)?;
         ensure!(ran.stdout.starts_with("seed "), "the seed comes first: {}", ran.stdout);
-        for words in ["acknowledged=", " lost=0 ", " doubled=0 ", " stale=0 ", " missing=0 ", " digests=equal "] {
+        for words in
+            ["acknowledged=", " lost=0 ", " doubled=0 ", " stale=0 ", " missing=0 ", " expired=0 ", " digests=equal "]
+        {
             ensure!(ran.stdout.contains(words), "no {words:?} in {}", ran.stdout);
         }
         let last = ran.stderr.lines().find(|line| line.starts_with("round 2 of 2:")).context("no line of progress")?;
@@ -91,7 +94,10 @@ fn bench_measures_its_own_cluster() {
         ] {
             let args = [&["bench", "--seconds", "1", "--bytes", "100", "-o", "json"], flags].concat();
             let value = here(s, &args).await?.exits(0)?.json()?;
-            above_zero(&value, &["requests_per_sec", "p50_us", "p99_us", "max_us", "server_cpu_seconds"])?;
+            above_zero(
+                &value,
+                &["requests_per_sec", "p50_us", "p99_us", "max_us", "server_cpu_seconds", "client_threads"],
+            )?;
             is(
                 &value,
                 &[
@@ -117,6 +123,7 @@ fn bench_runs_several_loads_on_a_cluster_that_is_there() {
         let args = ["bench", "--endpoints", &endpoints, "--clients", "1,16", "--seconds", "1", "--module", "journal"];
         let table = run(&replicator(), args, &[]).await?.exits(0)?.stdout;
         ensure!(table.contains("app=journal"), "another module: {table}");
+        ensure!(table.contains("; the load has "), "not how many threads make the load: {table}");
         let clients: Vec<&str> = table.lines().filter_map(|line| line.split_whitespace().next()).collect();
         ensure!(clients.contains(&"1") && clients.contains(&"16"), "not two rows: {table}");
         // Every append was a good one: no writer was answered with an error.

@@ -119,7 +119,7 @@ impl<'a> Attempts<'a> {
         F: FnOnce(Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let limit = self.limit(deadline);
+        let (limit, whole) = self.limit(deadline);
         let Some((node, link)) = self.connected(limit).await else { return Ok(None) };
         match timeout_at(limit, operation(link.channel())).await {
             Ok(Ok(value)) => {
@@ -128,7 +128,7 @@ impl<'a> Attempts<'a> {
             }
             Ok(Err(status)) => self.judged(node, verdict::of_status(status, sequence)).map(|()| None),
             Err(_) => {
-                self.timed_out(node, true);
+                self.timed_out(node, true, whole);
                 Ok(None)
             }
         }
@@ -141,7 +141,7 @@ impl<'a> Attempts<'a> {
         sequence: u64,
         request: &T::Request,
     ) -> Result<Option<T::Answer>, Error> {
-        let limit = self.limit(deadline);
+        let (limit, whole) = self.limit(deadline);
         let Some((node, link)) = self.connected(limit).await else { return Ok(None) };
         let missed = match T::lane(&link).call(request.clone(), limit).await {
             Ok(answer) => {
@@ -155,12 +155,12 @@ impl<'a> Attempts<'a> {
                 }
                 Ok(Err(status)) => Some(verdict::of_status(status, sequence)),
                 Err(_) => {
-                    self.timed_out(node, true);
+                    self.timed_out(node, true, whole);
                     None
                 }
             },
             Err(Miss::TimedOut { sent }) => {
-                self.timed_out(node, sent);
+                self.timed_out(node, sent, whole);
                 None
             }
             Err(miss) => verdict::of_miss(miss, sequence),
@@ -168,9 +168,10 @@ impl<'a> Attempts<'a> {
         missed.map_or(Ok(None), |verdict| self.judged(node, verdict).map(|()| None))
     }
 
-    /// When an attempt that begins now has failed.
-    fn limit(&self, deadline: Instant) -> Instant {
-        deadline.min(after(self.attempt))
+    /// When an attempt that begins now has failed, and whether that is all the time that an attempt may take.
+    fn limit(&self, deadline: Instant) -> (Instant, bool) {
+        let limit = after(self.attempt);
+        (deadline.min(limit), limit <= deadline)
     }
 
     /// The next node, and a connection to it. `None`: there is none, which is noted.
@@ -216,10 +217,8 @@ impl<'a> Attempts<'a> {
                 self.answered(node);
                 Err(error)
             }
-            Verdict::Retry { unknown, primary, cause } => {
-                // Without a reason it was the connection that broke.
-                let disconnect = verdict::reason_of(&cause).is_none();
-                self.note(node, unknown, disconnect, *cause);
+            Verdict::Retry { unknown, reason, primary, cause } => {
+                self.note(node, unknown, reason.is_none(), *cause);
                 if let Some(address) = primary {
                     self.route.hint(self.pool, node, &address);
                 }
@@ -228,11 +227,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Notes that a node took too long. `sent`: the request may have reached it.
-    pub(crate) fn timed_out(&mut self, node: NodeRef, sent: bool) {
+    /// Notes that a node took too long. `sent`: the request may have reached it. `whole`: it had all the time of an attempt,
+    /// so its connection isn't trusted any more. A call in a hurry says nothing about the connection, which others share.
+    pub(crate) fn timed_out(&mut self, node: NodeRef, sent: bool, whole: bool) {
         self.attempt = self.attempt.saturating_mul(2).min(LONGEST_ATTEMPT.max(self.first));
         let status = Status::deadline_exceeded(format!("{} did not answer in time", self.pool.address(node)));
-        self.note(node, sent, true, status);
+        self.note(node, sent, whole, status);
     }
 
     fn note(&mut self, node: NodeRef, unknown: bool, disconnect: bool, cause: Status) {

@@ -149,7 +149,6 @@ pub enum Error {
     Rpc(#[source] Box<Status>),
 }
 
-/// What a status says, without its names for programs.
 /// What led to the cause; nothing if that was the only attempt.
 fn tried(waited: Duration, attempts: u32, endpoints: &str) -> String {
     if attempts < 2 {
@@ -158,6 +157,7 @@ fn tried(waited: Duration, attempts: u32, endpoints: &str) -> String {
     format!("no node could answer within {waited:.1?} ({attempts} attempts at {endpoints}); the last said: ")
 }
 
+/// What a status says, without its names for programs.
 fn words(status: &Status) -> String {
     match status.message() {
         "" => status.code().to_string(),

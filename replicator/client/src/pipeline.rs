@@ -103,7 +103,8 @@ impl Pipeline {
     /// Waits until no request is in flight, and gives the session back.
     ///
     /// # Errors
-    /// The error that ended the pipeline before, if one has.
+    /// The error that ended the pipeline before, if one has. [`Error::PipelineBroken`] if the session has a hole in its
+    /// numbers, so that nothing can follow in it.
     pub async fn close(self) -> Result<()> {
         let Self { submissions, failure, driver, .. } = self;
         drop(submissions);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use replicator_proto::replicator::v1 as pb;
 use replicator_types::{Digest, LogIndex, Sequence};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     error::{Error, ErrorReason},
@@ -22,9 +22,11 @@ pub(crate) enum Verdict {
     Retry {
         /// Whether the request may have taken effect.
         unknown: bool,
+        /// What the node says is the reason; none if it was the connection that broke.
+        reason: Option<ErrorReason>,
         /// Where the primary is said to be.
         primary: Option<String>,
-        /// What was met.
+        /// What was met, with the reason in its details.
         cause: Box<Status>,
     },
     /// The caller must decide.
@@ -98,11 +100,13 @@ pub(crate) fn of_miss(miss: Miss, sequence: u64) -> Option<Verdict> {
 fn of_ended(status: Status, begun: bool, sent: bool) -> Verdict {
     match (of_status(status.clone(), 0), status.code()) {
         (refused @ Verdict::Final(_), Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied) => refused,
-        (Verdict::Final(_), _) => Verdict::Retry { unknown: sent, primary: None, cause: Box::new(status) },
-        (Verdict::Retry { unknown, primary, cause }, _) => {
+        (Verdict::Final(_), _) => {
+            Verdict::Retry { unknown: sent, reason: None, primary: None, cause: Box::new(status) }
+        }
+        (Verdict::Retry { unknown, reason, primary, cause }, _) => {
             // Before it began, a reason such as NOT_READY holds for all that was to be sent on it.
             let unknown = sent && (begun || unknown);
-            Verdict::Retry { unknown, primary, cause }
+            Verdict::Retry { unknown, reason, primary, cause }
         }
     }
 }
@@ -118,10 +122,12 @@ fn of_bare_status(status: Status) -> Verdict {
         | Code::Internal
         | Code::Aborted => {
             let unknown = !is_connect_error(&status);
-            Verdict::Retry { unknown, primary: None, cause: Box::new(status) }
+            Verdict::Retry { unknown, reason: None, primary: None, cause: Box::new(status) }
         }
         // HTTP/2's "enhance your calm", or load shedding on the way.
-        Code::ResourceExhausted => Verdict::Retry { unknown: true, primary: None, cause: Box::new(status) },
+        Code::ResourceExhausted => {
+            Verdict::Retry { unknown: true, reason: None, primary: None, cause: Box::new(status) }
+        }
         _ => Verdict::Final(Error::Rpc(Box::new(status))),
     }
 }
@@ -137,6 +143,12 @@ fn is_connect_error(status: &Status) -> bool {
     false
 }
 
+/// The status that a call of its own would have got.
+fn with_reason(code: Code, message: String, reason: ErrorReason) -> Status {
+    let name = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(name, DOMAIN, HashMap::new()))
+}
+
 fn number(metadata: &HashMap<String, String>, key: &str) -> u64 {
     metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
@@ -149,8 +161,9 @@ impl Refusal {
         let unknown = self.reason == ErrorReason::OutcomeUnknown;
         Verdict::Final(match self.reason {
             ErrorReason::OutcomeUnknown | ErrorReason::NotReady | ErrorReason::NodeHalted | ErrorReason::Overloaded => {
-                let cause = Box::new(status.unwrap_or_else(|| Status::new(self.code, message)));
-                return Verdict::Retry { unknown, primary: self.primary, cause };
+                let cause = status.unwrap_or_else(|| with_reason(self.code, message, self.reason));
+                let (reason, cause) = (Some(self.reason), Box::new(cause));
+                return Verdict::Retry { unknown, reason, primary: self.primary, cause };
             }
             ErrorReason::Unspecified => {
                 return of_bare_status(status.unwrap_or_else(|| Status::new(self.code, message)));
@@ -178,8 +191,6 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::{ErrorDetails, StatusExt as _};
-
     use super::*;
 
     fn status(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
@@ -216,6 +227,20 @@ mod tests {
         assert!(!unknown(status(Code::ResourceExhausted, "OVERLOADED", &[])));
         assert!(unknown(Status::unavailable("connection reset")));
         assert!(unknown(Status::unknown("h2 protocol error")));
+    }
+
+    #[test]
+    fn a_result_in_a_stream_keeps_its_reason() {
+        for expected in [ErrorReason::Overloaded, ErrorReason::NotReady, ErrorReason::OutcomeUnknown] {
+            let error = pb::Error { reason: expected.into(), code: Code::Unavailable.into(), ..Default::default() };
+            match of_result(error, 1) {
+                Verdict::Retry { reason, cause, .. } => {
+                    assert_eq!((reason, reason_of(&cause)), (Some(expected), Some(expected)));
+                }
+                Verdict::Final(error) => panic!("{error}"),
+            }
+        }
+        assert!(matches!(of_status(Status::unavailable("reset"), 1), Verdict::Retry { reason: None, .. }));
     }
 
     #[test]

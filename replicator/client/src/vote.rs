@@ -9,7 +9,7 @@ use std::fmt;
 
 use self::{
     poll::{Polled, ask_all},
-    tally::{Comparable, count},
+    tally::{Comparable, count, is_outcome, is_same},
 };
 use crate::error::{Error, Result};
 

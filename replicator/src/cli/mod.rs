@@ -19,6 +19,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use self::{failure::Failure, output::Format};
 
@@ -82,10 +83,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return failure::misunderstood(&error, as_json),
     };
-    // Half of the cores, as replication and the machine have threads of their own: on few cores, workers that wake each other cost more
-    // than they do.
-    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: can't start: {error}");
@@ -111,6 +109,16 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(as_json),
+    }
+}
+
+/// Half of the cores, as replication and the machine have threads of their own. One worker is better off without a work-stealing scheduler: tasks
+/// that were woken together run before the connection that they write to, which then sends all in one go.
+fn runtime() -> std::io::Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+    match workers {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        workers => Builder::new_multi_thread().worker_threads(workers).enable_all().build(),
     }
 }
 

@@ -189,12 +189,12 @@ impl Loop {
 
     /// Answers reads whose client still waits, each in a session only if that is open.
     fn query(&mut self, QueryGroup { reads, answer }: QueryGroup) -> Result<(), String> {
-        if answer.is_closed() {
-            return Ok(());
-        }
         let index = self.machine.applied().map_or(LogIndex(0), |at| at.index);
         let mut outcomes = Vec::with_capacity(reads.len());
         for Read { session, request } in reads {
+            if answer.is_closed() {
+                return Ok(());
+            }
             let mut outcome = match session {
                 Some(session) if !self.machine.has_session(&session) => QueryOutcome::Refused(Refusal::SessionExpired),
                 session => self.machine.query(session, &request).map_err(|halt| halt.to_string())?,

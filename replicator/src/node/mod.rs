@@ -10,6 +10,7 @@ mod modules;
 mod pacer;
 mod peer;
 mod pipeline;
+mod proposals;
 mod proposer;
 mod queries;
 mod reads;
@@ -41,7 +42,7 @@ pub use self::{
     subscriptions::{Event, Subscribed, Target},
 };
 use self::{
-    applier::Applier, founding::FoundingCall, proposer::Proposal, reads::Reader, requests::ENTRY_BYTES_MAX,
+    applier::Applier, founding::FoundingCall, proposals::Proposals, reads::Reader, requests::ENTRY_BYTES_MAX,
     waiters::Waiters,
 };
 use crate::{
@@ -56,7 +57,7 @@ pub(crate) struct Running {
     pub(crate) strategy: Arc<dyn Strategy>,
     pub(crate) cluster: ClusterId,
     pub(crate) lineage: Lineage,
-    proposals: mpsc::Sender<Vec<Proposal>>,
+    proposals: Arc<Proposals>,
     reads: mpsc::Sender<Reader>,
 }
 

@@ -63,9 +63,9 @@ impl Pacer {
         self.hold = Some(self.clock.pause(self.patience));
     }
 
-    /// Whether a batch of that many entries is held.
-    pub(super) fn holds(&self, entries: usize) -> bool {
-        self.hold.is_some() && entries < self.entries
+    /// How many entries make a batch that isn't held any longer.
+    pub(super) fn enough(&self) -> usize {
+        if self.hold.is_some() { self.entries } else { 1 }
     }
 
     /// Ends when the time to hold is over; never if nothing is held.

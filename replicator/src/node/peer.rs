@@ -9,7 +9,7 @@ use replicator_types::{Incarnation, LogIndex, codec};
 
 use super::{ENTRY_BYTES_MAX, Node, Running, Stage, StartError};
 use crate::{
-    replication::Rejected,
+    replication::Fate,
     transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer},
 };
 
@@ -159,10 +159,11 @@ impl Node {
                 return Ok(false);
             }
         };
-        // A refusal that comes later, the follower finds out by the silence, and proposes again.
         match tokio::time::timeout(UNDER_WAY, result).await {
-            Ok(Rejected(rejected)) => Ok(!rejected),
-            Err(_) => Ok(true),
+            // What is still under way, the follower hears of by applying it, or by its silence, and proposes it again.
+            Ok(Fate::Applied) | Err(_) => Ok(true),
+            Ok(Fate::Refused) => Ok(false),
+            Ok(Fate::Unknown) => Err(EnvelopeError::NotReady("the primary has changed; propose them again".into())),
         }
     }
 

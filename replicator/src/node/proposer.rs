@@ -3,6 +3,7 @@
 //! An entry stays pending until this node has applied it or its client has given up. After any doubt (a new primary, a
 //! refusal, a lost answer, a long silence) every pending entry is proposed again, in order: the session table makes repeats
 //! harmless, and order keeps a session's pipeline free of gaps.
+//!
 //! Batches go at the pace of [`Pacer`].
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -10,20 +11,24 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use replicator_types::Seed;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
-use super::{pacer::Pacer, waiters::Waiters};
+use super::{
+    pacer::Pacer,
+    proposals::{Proposal, Proposals},
+    waiters::Waiters,
+};
 use crate::{
-    replication::{Rejected, Strategy, View},
+    replication::{Fate, Strategy, View},
     seams::Clock,
     transport::{Envelope, Peers},
 };
 
 /// Entries in one batch.
 const BATCH_ENTRIES_MAX: usize = 1_024;
+/// A batch of so many doesn't wait for the one before, if this node is the primary: its fixed price is small for each entry, and the next one can
+/// be worked on meanwhile. To another node, batches go one after the other: two calls might overtake each other.
+const BATCH_ENTRIES_FULL: usize = 256;
 /// Bytes in one batch, unless a single entry is larger.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// After a refusal, before the next try.
@@ -32,13 +37,8 @@ const BACKOFF: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 
-/// An entry on its way.
-pub(super) struct Proposal {
-    pub(super) seed: Seed,
-    pub(super) encoded: Bytes,
-}
-
 pub(super) struct Proposer {
+    pub(super) proposals: Arc<Proposals>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) strategy: Arc<dyn Strategy>,
     pub(super) peers: Peers,
@@ -73,13 +73,14 @@ impl Pending {
         self.queue.len() - self.given
     }
 
-    /// Whether there is a batch to give, and it need not wait.
-    fn may_give(&self, under_way: &UnderWay, pacer: &Pacer) -> bool {
-        match self.waiting() {
-            0 => false,
-            BATCH_ENTRIES_MAX.. => true,
-            waiting => under_way.is_empty() && !pacer.holds(waiting),
-        }
+    /// How many entries are missing before the next batch may go; 0: it may.
+    fn missing(&self, under_way: &UnderWay, pacer: &Pacer, primary: bool) -> usize {
+        let enough = match (under_way.is_empty(), primary) {
+            (true, _) => pacer.enough().min(BATCH_ENTRIES_FULL),
+            (false, true) => BATCH_ENTRIES_FULL,
+            (false, false) => usize::MAX,
+        };
+        enough.saturating_sub(self.waiting())
     }
 
     /// The next batch to give, still in the queue.
@@ -93,35 +94,28 @@ impl Pending {
     }
 }
 
-/// Batches that this node's own group has, until they are applied or refused; and how large they are.
-type UnderWay = FuturesUnordered<BoxFuture<'static, (Rejected, usize)>>;
-
-/// What became of a batch.
-enum Given {
-    /// The primary has it, or nobody wanted it any more.
-    Taken,
-    /// This node's own group has it, and may yet refuse it.
-    UnderWay(BoxFuture<'static, Rejected>),
-    /// It was not taken, for sure.
-    Refused,
-    /// Whether it was taken is unknown.
-    Doubtful,
-}
+/// Batches that a primary has, until they are applied or refused.
+type UnderWay = FuturesUnordered<BoxFuture<'static, (Fate, Vec<Seed>)>>;
 
 impl Proposer {
-    pub(super) async fn run(self, mut incoming: mpsc::Receiver<Vec<Proposal>>) {
+    pub(super) async fn run(self) {
+        self.propose().await;
+        self.proposals.close();
+    }
+
+    async fn propose(&self) {
         let mut view: watch::Receiver<View> = self.strategy.view();
         let mut pending = Pending::default();
         let mut under_way = UnderWay::new();
         let mut pacer = Pacer::new(self.clock.clone());
-        let mut fresh: Vec<Vec<Proposal>> = Vec::new();
         let mut silence = SILENCE;
         let mut repeat_at = Instant::now() + silence;
         let mut front = None;
         let mut give_at = Instant::now();
         loop {
             pending.prune(&self.waiters);
-            let may_give = pending.may_give(&under_way, &pacer);
+            let primary = view.borrow().primary == Some(self.envelope.from);
+            let missing = pending.missing(&under_way, &pacer, primary);
             let idle = pending.queue.is_empty();
             // Silence is the front entry's: others that come and go behind it say nothing of what became of it.
             let first = pending.queue.front().map(|proposal| proposal.seed);
@@ -140,23 +134,22 @@ impl Proposer {
                     under_way.clear();
                     give_at = Instant::now();
                 }
-                Some((Rejected(rejected), entries)) = under_way.next() => {
-                    if rejected {
+                Some((fate, entries)) = under_way.next() => {
+                    if fate == Fate::Applied {
+                        self.proposals.take(&mut pending.queue);
+                        pacer.finished(entries.len(), pending.waiting());
+                    } else {
+                        if fate == Fate::Refused {
+                            self.waiters.unmark_proposed(entries.into_iter());
+                        }
                         pending.repeat(&self.waiters);
                         under_way.clear();
                         give_at = Instant::now() + BACKOFF;
-                    } else {
-                        pacer.finished(entries, pending.waiting());
                     }
                 }
                 () = pacer.released() => {}
-                taken = incoming.recv_many(&mut fresh, BATCH_ENTRIES_MAX), if room => {
-                    if taken == 0 {
-                        return;
-                    }
-                    pending.queue.extend(fresh.drain(..).flatten());
-                }
-                () = tokio::time::sleep_until(give_at), if may_give => {}
+                () = self.proposals.gathered(missing.max(1)), if room => {}
+                () = tokio::time::sleep_until(give_at), if missing == 0 => {}
                 () = tokio::time::sleep_until(repeat_at), if !idle => {
                     pending.repeat(&self.waiters);
                     under_way.clear();
@@ -164,58 +157,56 @@ impl Proposer {
                     repeat_at = Instant::now() + silence;
                 }
             }
-            if pending.may_give(&under_way, &pacer) && Instant::now() >= give_at {
+            if room {
+                self.proposals.take(&mut pending.queue);
+            }
+            if pending.missing(&under_way, &pacer, primary) == 0 && Instant::now() >= give_at {
                 let now = view.borrow().clone();
-                let entries = pending.batch().count();
                 pacer.given();
-                match self.give(&mut pending, &now).await {
-                    Given::Taken => pacer.finished(entries, pending.waiting()),
-                    Given::UnderWay(result) => under_way.push(result.map(move |result| (result, entries)).boxed()),
-                    Given::Refused | Given::Doubtful => {
-                        pending.repeat(&self.waiters);
-                        give_at = Instant::now() + BACKOFF;
-                    }
+                if let Some(given) = self.give(&mut pending, &now).await {
+                    under_way.push(given);
+                } else {
+                    give_at = Instant::now() + BACKOFF;
                 }
             }
         }
     }
 
-    /// Gives the next batch to the primary.
-    async fn give(&self, pending: &mut Pending, view: &View) -> Given {
-        let Some(primary) = view.primary() else { return Given::Refused };
+    /// Gives the next batch to the primary. None: there is none.
+    async fn give(&self, pending: &mut Pending, view: &View) -> Option<BoxFuture<'static, (Fate, Vec<Seed>)>> {
+        let primary = view.primary()?;
         let wanted = self.waiters.mark_proposed(pending.batch().map(|proposal| proposal.seed));
         let batch = pending.batch().zip(&wanted).filter(|(_, wanted)| **wanted);
-        let batch: Vec<Bytes> = batch.map(|(proposal, _)| proposal.encoded.clone()).collect();
+        let (seeds, batch): (Vec<Seed>, Vec<Bytes>) =
+            batch.map(|(proposal, _)| (proposal.seed, proposal.encoded.clone())).unzip();
+        pending.given += wanted.len();
         let given = if batch.is_empty() {
-            Given::Taken
+            std::future::ready(Fate::Applied).boxed() // Nobody waits for any of them.
         } else if primary.disk == self.envelope.from {
-            match self.strategy.propose(batch).await {
-                Ok(result) => Given::UnderWay(result),
-                Err(error) => {
-                    tracing::debug!(%error, "proposing failed");
-                    Given::Refused
-                }
-            }
+            // The group has them, in order, before the next batch is given.
+            self.strategy.propose(batch).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "proposing failed");
+                std::future::ready(Fate::Refused).boxed()
+            })
         } else {
             let envelope = Envelope { to: primary.disk, ..self.envelope };
-            let proposed = match self.peers.channel(&primary.peer_address) {
-                Ok(channel) => channel.propose(envelope, batch, SILENCE).await,
-                Err(error) => Err(error),
-            };
-            match proposed {
-                Ok(true) => Given::Taken,
-                Ok(false) => Given::Refused,
-                Err(error) => {
-                    tracing::debug!(%error, primary = primary.node, "passing entries on failed");
-                    Given::Doubtful
-                }
-            }
+            pass_on(self.peers.clone(), primary.peer_address.clone(), envelope, batch).boxed()
         };
-        match given {
-            Given::Taken | Given::UnderWay(_) => pending.given += wanted.len(),
-            Given::Refused => self.waiters.unmark_proposed(pending.batch().map(|proposal| proposal.seed)),
-            Given::Doubtful => {}
+        Some(given.map(|fate| (fate, seeds)).boxed())
+    }
+}
+
+async fn pass_on(peers: Peers, address: String, envelope: Envelope, batch: Vec<Bytes>) -> Fate {
+    let proposed = match peers.channel(&address) {
+        Ok(channel) => channel.propose(envelope, batch, SILENCE).await,
+        Err(error) => Err(error),
+    };
+    match proposed {
+        Ok(true) => Fate::Applied,
+        Ok(false) => Fate::Refused,
+        Err(error) => {
+            tracing::debug!(%error, address, "passing entries on failed");
+            Fate::Unknown
         }
-        given
     }
 }

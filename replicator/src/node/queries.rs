@@ -54,14 +54,25 @@ impl Node {
         if let Some(index) = index {
             self.wait_applied(index, deadline).await?;
         }
-        let answers = self.answer(reads.to_vec(), deadline).await?;
-        let unknown = |answer: &Answered| matches!(answer, Err(NodeError::Refused(Refusal::SessionExpired)));
-        if must_see == MustSee::Acknowledged || !answers.iter().any(unknown) {
+        let mut answers = self.answer(reads.to_vec(), deadline).await?;
+        if must_see == MustSee::Acknowledged {
             return Ok(answers);
         }
-        // This replica may not have heard of the session yet.
-        self.wait_applied(self.read_index(deadline).await?, deadline).await?;
-        self.answer(reads.to_vec(), deadline).await
+        // This replica may not have heard of a session yet. The other answers stand.
+        let is_unknown = |answer: &Answered| matches!(answer, Err(NodeError::Refused(Refusal::SessionExpired)));
+        let unknown: Vec<usize> = (0..answers.len()).filter(|&read| is_unknown(&answers[read])).collect();
+        if !unknown.is_empty() {
+            let again = unknown.iter().map(|&read| reads[read].clone()).collect();
+            let answered = async {
+                self.wait_applied(self.read_index(deadline).await?, deadline).await?;
+                self.answer(again, deadline).await
+            };
+            let answered = answered.await.unwrap_or_else(|error| vec![Err(error); unknown.len()]);
+            for (read, answer) in unknown.into_iter().zip(answered) {
+                answers[read] = answer;
+            }
+        }
+        Ok(answers)
     }
 
     async fn answer(&self, reads: Vec<Read>, deadline: Instant) -> Result<Vec<Answered>, NodeError> {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     Node, Running,
     applier::Work,
-    proposer::Proposal,
+    proposals::Proposal,
     subscriptions::{Subscribe, Subscribed, Target},
     waiters::{Done, Waiters},
 };
@@ -218,10 +218,13 @@ impl Node {
         proposals: Vec<Proposal>,
         deadline: Instant,
     ) -> Result<(), NodeError> {
-        match tokio::time::timeout_at(deadline.into(), running.proposals.send(proposals)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(NodeError::NotReady("this node is stopping".into())),
-            Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
+        let stopping = |_| NodeError::NotReady("this node is stopping".into());
+        match running.proposals.try_push(proposals).map_err(stopping)? {
+            Ok(()) => Ok(()),
+            Err(proposals) => match tokio::time::timeout_at(deadline.into(), running.proposals.push(proposals)).await {
+                Ok(pushed) => pushed.map_err(stopping),
+                Err(_) => Err(NodeError::NotReady(self.why_no_primary())),
+            },
         }
     }
 

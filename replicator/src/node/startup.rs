@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Applier, Node, Running, Stage, Waiters, applier::FetchModule, ephemerals::QUERIES_WAITING_MAX,
-    founding::FoundingCall, modules::Modules, proposer::Proposer, reads::Reads,
+    founding::FoundingCall, modules::Modules, proposals::Proposals, proposer::Proposer, reads::Reads,
 };
 use crate::{
     config::NodeConfig,
@@ -310,12 +310,19 @@ impl Node {
         };
         let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.group.handle).await?);
         let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
-        let (proposals, incoming) = mpsc::channel(1_024);
+        let proposals = Arc::new(Proposals::default());
         let (reads, readers) = mpsc::channel(1_024);
         let (waiters, peers) = (self.waiters.clone(), self.group_peers.clone());
         let clock = self.seams.clock.clone();
-        let proposer = Proposer { waiters, strategy: strategy.clone(), peers: peers.clone(), clock, envelope };
-        self.group.handle.spawn(proposer.run(incoming));
+        let proposer = Proposer {
+            proposals: proposals.clone(),
+            waiters,
+            strategy: strategy.clone(),
+            peers: peers.clone(),
+            clock,
+            envelope,
+        };
+        self.group.handle.spawn(proposer.run());
         self.group.handle.spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
         let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });
         tokio::spawn(self.clone().watch_group(running.clone()));

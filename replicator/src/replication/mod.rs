@@ -129,9 +129,8 @@ pub trait Strategy: Send + Sync + 'static {
     /// Ends with the reason when the group can't go on, for example after a failed fsync. The process must end.
     fn stopped(&self) -> BoxFuture<'static, String>;
 
-    /// Proposes entries, in order. On `Ok` they were given to the group, and may be committed or lost with a change of
-    /// primary; the second future ends if they turn out not to be proposed after all.
-    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Rejected>, ProposeError>>;
+    /// Proposes entries, in order. On `Ok` they were given to the group; the second future tells what became of them.
+    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Fate>, ProposeError>>;
 
     /// The index that a linearizable read must see, confirmed by the group after the call. None: not the primary.
     fn read_index(&self) -> BoxFuture<'_, Option<LogIndex>>;
@@ -155,6 +154,13 @@ pub trait Strategy: Send + Sync + 'static {
     fn on_transfer(&self, payload: Bytes) -> BoxFuture<'_, Result<(), PeerMessageError>>;
 }
 
-/// Says that proposed entries were refused: they will not be committed by this proposal.
+/// What became of proposed entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rejected(pub bool);
+pub enum Fate {
+    /// All were applied here.
+    Applied,
+    /// None was taken: they will not be committed by this proposal.
+    Refused,
+    /// Some may have been lost, or may yet be committed by another primary.
+    Unknown,
+}

@@ -1,6 +1,6 @@
 //! `Query`, and `QueryStream`: many reads of one client under way at once, answers as they come.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use replicator_proto::replicator::v1::{self as pb, query_result};
@@ -13,7 +13,7 @@ use super::{
     DEADLINE, NodeOrBad,
     errors::ApiError,
     session,
-    stream::{IN_FLIGHT_MAX, RESULTS_MAX},
+    stream::{IN_FLIGHT_MAX, RESULTS_MAX, messages},
 };
 use crate::node::{Answered, MustSee, Node, Read};
 
@@ -55,6 +55,9 @@ pub(super) async fn query(
     told(node, answered.unwrap_or_else(Err))
 }
 
+/// Queries that are answered together at most.
+const GROUP_MAX: usize = 256;
+
 /// Queries that are answered together, from one state.
 struct Group {
     numbers: Vec<u64>,
@@ -72,6 +75,20 @@ impl Group {
         self.reads.push(read);
     }
 
+    /// Groups of at most [`GROUP_MAX`]: between two, the machine gets on with the log.
+    fn split(mut self) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || {
+            let rest = self.reads.len().min(GROUP_MAX);
+            let (numbers, reads) = (self.numbers.split_off(rest), self.reads.split_off(rest));
+            let first = Self {
+                numbers: mem::replace(&mut self.numbers, numbers),
+                reads: mem::replace(&mut self.reads, reads),
+                ..self
+            };
+            (!first.reads.is_empty()).then_some(first)
+        })
+    }
+
     async fn answer(self, node: Arc<Node>) -> Vec<pb::QueryResult> {
         let answers = node.query(&self.reads, self.must_see, Node::deadline(DEADLINE)).await;
         let answers = answers.unwrap_or_else(|error| vec![Err(error); self.reads.len()]);
@@ -85,6 +102,13 @@ fn result(number: u64, answered: Result<pb::QueryResponse, ApiError>) -> pb::Que
         Err(error) => query_result::Result::Error(error.into()),
     };
     pb::QueryResult { number, result: Some(result) }
+}
+
+fn response_bytes(result: &pb::QueryResult) -> usize {
+    match &result.result {
+        Some(query_result::Result::Response(response)) => response.response.len(),
+        _ => 0,
+    }
 }
 
 /// Sorts a message's queries into groups. What must see an index that this replica hasn't reached is a group of its own, and holds up nothing
@@ -105,8 +129,7 @@ fn groups(node: &Node, queries: Vec<pb::NumberedQuery>) -> (Vec<Group>, Vec<pb::
             Err(error) => failed.push(result(number, Err(error))),
         }
     }
-    groups.extend([acknowledged, at_once]);
-    groups.retain(|group| !group.reads.is_empty());
+    groups.extend(acknowledged.split().chain(at_once.split()));
     (groups, failed)
 }
 
@@ -115,7 +138,7 @@ pub(super) fn query_all(
     node: Arc<Node>,
     mut requests: Streaming<pb::QueryStreamRequest>,
 ) -> impl Stream<Item = Result<pb::QueryStreamResponse, Status>> + Send {
-    let (results, answered) = mpsc::channel::<Result<pb::QueryStreamResponse, Status>>(16);
+    let (outgoing, answered) = mpsc::channel::<Result<pb::QueryStreamResponse, Status>>(16);
     tokio::spawn(async move {
         let mut under_way: FuturesUnordered<BoxFuture<'static, Vec<pb::QueryResult>>> = FuturesUnordered::new();
         let mut queries = 0;
@@ -128,12 +151,19 @@ pub(super) fn query_all(
                         batch.extend(more);
                     }
                     queries -= batch.len();
-                    if results.send(Ok(pb::QueryStreamResponse { results: batch })).await.is_err() {
-                        return; // The client is gone.
+                    for results in messages(batch, response_bytes) {
+                        if outgoing.send(Ok(pb::QueryStreamResponse { results })).await.is_err() {
+                            return; // The client is gone.
+                        }
                     }
                 }
-                () = results.closed() => return,
+                () = outgoing.closed() => return,
                 message = requests.message(), if open && queries < IN_FLIGHT_MAX => match message {
+                    Ok(Some(message)) if message.queries.len() > IN_FLIGHT_MAX => {
+                        let why = format!("{} queries in one message; at most {IN_FLIGHT_MAX}", message.queries.len());
+                        let _ = outgoing.send(Err(Status::invalid_argument(why))).await;
+                        return;
+                    }
                     Ok(Some(message)) => {
                         queries += message.queries.len();
                         let (groups, failed) = groups(&node, message.queries);
@@ -144,7 +174,7 @@ pub(super) fn query_all(
                     }
                     Ok(None) => open = false,
                     Err(status) => {
-                        let _ = results.send(Err(status)).await;
+                        let _ = outgoing.send(Err(status)).await;
                         return;
                     }
                 },

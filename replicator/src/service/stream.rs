@@ -18,8 +18,10 @@ use crate::node::{Finished, Node};
 
 /// Requests of one stream under way at once; the stream is not read while there are as many.
 pub(super) const IN_FLIGHT_MAX: usize = 4_096;
-/// Results in one message, about.
+/// Results in one message.
 pub(super) const RESULTS_MAX: usize = 256;
+/// Bytes of replies in one message, unless a single one is longer: a message that is too large would end the stream for all who share it.
+const RESULT_BYTES_MAX: usize = 1 << 20;
 
 /// Which request of a stream: its session and number, as they came.
 type Tag = (Bytes, u64);
@@ -30,6 +32,30 @@ fn result((session_id, sequence): Tag, told: Result<pb::ExecuteResponse, ApiErro
         Err(error) => execute_result::Result::Error(error.into()),
     };
     pb::ExecuteResult { session_id, sequence, result: Some(result) }
+}
+
+fn response_bytes(result: &pb::ExecuteResult) -> usize {
+    match &result.result {
+        Some(execute_result::Result::Response(response)) => response.response.len(),
+        _ => 0,
+    }
+}
+
+/// Cuts results into messages of bounded size. `bytes`: what a result's reply takes.
+pub(super) fn messages<T>(results: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = Vec<T>> {
+    let mut results = results.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = results.next()?;
+        let mut size = bytes(&first);
+        let mut message = vec![first];
+        while message.len() < RESULTS_MAX
+            && let Some(next) = results.next_if(|next| size + bytes(next) <= RESULT_BYTES_MAX)
+        {
+            size += bytes(&next);
+            message.push(next);
+        }
+        Some(message)
+    })
 }
 
 /// Executes what comes in, and yields the results.
@@ -72,14 +98,26 @@ pub(super) fn execute_all(
                     }
                 },
             }
-            while !results.is_empty() {
-                let rest = results.split_off(results.len().min(RESULTS_MAX));
+            for results in messages(results, response_bytes) {
                 if outgoing.send(Ok(pb::ExecuteStreamResponse { results })).await.is_err() {
                     return;
                 }
-                results = rest;
             }
         }
     });
     ReceiverStream::new(answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded_in_results_and_bytes() {
+        let sizes = |results: Vec<usize>| messages(results, |bytes| *bytes).map(|m| m.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![1; 600]), [256, 256, 88]);
+        assert_eq!(sizes(vec![400 << 10; 5]), [2, 2, 1]);
+        assert_eq!(sizes(vec![8 << 20, 1, 8 << 20]), [1, 1, 1]);
+        assert_eq!(sizes(vec![]), [0; 0]);
+    }
 }

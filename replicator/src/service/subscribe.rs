@@ -97,6 +97,9 @@ impl Subscription {
         let mut applied = self.node.applied();
         let cut_off = self.cut_off();
         tokio::pin!(cut_off);
+        // Goes on whatever comes, so that ephemeral events, which move no cursor, don't keep progress from being told.
+        let mut progress = tokio::time::interval(PROGRESS);
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Read before the queue is emptied: every push up to here is in it by then.
             let reached = applied.borrow_and_update().index();
@@ -135,7 +138,7 @@ impl Subscription {
                     && !self.deliver(event, &mut seen).await {
                     return;
                 },
-                () = tokio::time::sleep(PROGRESS), if caught_up > seen => {
+                _ = progress.tick(), if caught_up > seen => {
                     seen = caught_up;
                     if !self.tell(Item::Progress(self.cursor(seen))).await {
                         return;

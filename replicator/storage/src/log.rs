@@ -26,7 +26,8 @@ pub struct LogEnds {
 }
 
 /// Called once, when everything appended before is durable, or with the error that says that it may not be.
-/// After an error the log accepts nothing more: the process must end.
+/// After an error the log accepts nothing more: the process must end. It must be quick, and must not call the log, whose thread it holds up;
+/// it may drop the log's last handle.
 pub type Durable = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 /// A log: append, read, cut off at either end.

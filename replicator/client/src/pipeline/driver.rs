@@ -83,6 +83,14 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
+        self.serve().await;
+        if let Err(error) = self.sequencer.check() {
+            let _ = self.failure.set(error); // the first error stays
+        }
+    }
+
+    /// Runs one stream after the other.
+    async fn serve(&mut self) {
         let client = self.client.clone();
         let mut attempts = Attempts::new(client.pool(), client.attempt_timeout());
         loop {
@@ -204,7 +212,7 @@ impl Driver {
                     }
                 }
                 () = sleep_until(stalled), if waiting => {
-                    attempts.timed_out(node, true);
+                    attempts.timed_out(node, true, true);
                     return End::Again;
                 }
                 () = sleep_until(expiry.unwrap_or(stalled)), if expiry.is_some() => self.expire(attempts),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use replicator_proto::replicator::v1::Consistency;
 use replicator_types::Lineage;
 
-use super::{Ballot, Polled, Vote, ask_all, count};
+use super::{Ballot, Polled, Vote, ask_all, count, is_outcome};
 use crate::{
     client::{Answer, Client, service},
     error::{Error, Result},
@@ -16,12 +16,13 @@ impl Session {
     /// executed once: each replica answers with what it computed for that one execution.
     ///
     /// The replicas are the voters that the cluster's status names; the configured endpoints, if no node can say. Each is
-    /// tried until the client's deadline, or a second longer than it takes a majority of them to agree. Answers are
+    /// tried until the client's deadline; an attempt that fails more than a second after a majority agrees is the last. Answers are
     /// compared by response (or trap), log index, epoch and digest. The session goes on with the winner.
     ///
     /// # Errors
     /// As [`Session::execute`], if that is what the majority says. [`Error::OutcomeUnknown`] or [`Error::Unavailable`] if
-    /// no replica answers. A trap is in [`Vote::answer`].
+    /// no replica answers. [`Error::OutcomeUnknown`] if a minority refuses, nobody has an outcome, and others may have
+    /// executed the request. A trap is in [`Vote::answer`].
     pub async fn execute_vote(&self, request: impl Into<Bytes>) -> Result<Vote<Executed>> {
         let request = request.into();
         let (mut sequencer, limits) = self.lock(self.client().deadline()).await?;
@@ -40,6 +41,10 @@ impl Session {
             }
             return Err(unanswered(&ballots));
         };
+        // One that refuses can't say what the others did, and the number must not go to another request.
+        if unknown && !verdict.is_majority() && !is_outcome(&ballots[winner].answer) {
+            return Err(unanswered(&ballots));
+        }
         let answer = ballots[winner].answer.clone();
         note_log_index(self.client(), self.lineage(), &answer);
         match settled(&mut sequencer, sequence, answer) {
@@ -53,7 +58,7 @@ impl Client {
     /// [`Client::query`] at every replica, each of which answers from its own state, and what they answer side by side.
     ///
     /// The replicas are the voters that the cluster's status names; the configured endpoints, if no node can say. Each is
-    /// tried until the client's deadline, or a second longer than it takes a majority of them to agree. Answers are
+    /// tried until the client's deadline; an attempt that fails more than a second after a majority agrees is the last. Answers are
     /// compared by their responses: where others write at the same time, honest replicas may differ.
     ///
     /// ```no_run
@@ -97,9 +102,11 @@ impl Client {
     }
 }
 
-/// The error of a vote in which nobody answered: an unknown outcome, if any replica may have got the request.
+/// The error of a vote without an outcome, of those that did not answer: an unknown outcome, if any may have got the
+/// request.
 fn unanswered<T>(ballots: &[Ballot<T>]) -> Error {
-    let errors = || ballots.iter().filter_map(|ballot| ballot.answer.as_ref().err());
+    let silent = || ballots.iter().filter(|ballot| !ballot.is_answered());
+    let errors = || silent().filter_map(|ballot| ballot.answer.as_ref().err());
     let unknown = errors().find(|error| error.is_outcome_unknown());
     unknown.or_else(|| errors().next()).cloned().unwrap_or(Error::NoEndpoints)
 }

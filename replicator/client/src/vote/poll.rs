@@ -8,7 +8,7 @@ use replicator_types::Sequence;
 use tokio::time::Instant;
 use tonic::{Response, Status, transport::Channel};
 
-use super::{Ballot, Comparable, count};
+use super::{Ballot, Comparable, count, is_same};
 use crate::{
     call::{Attempts, Exhausted, Limits},
     client::{Client, administration},
@@ -16,7 +16,7 @@ use crate::{
     pool::{NodeRef, Pool},
 };
 
-/// How long replicas without an answer are tried again once a majority agrees.
+/// How long replicas without an answer are tried again once a majority agrees. An attempt under way ends by itself.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A replica to ask.
@@ -28,12 +28,13 @@ struct Replica {
 /// What came of asking.
 pub(super) struct Polled<T> {
     pub(super) ballots: Vec<Ballot<T>>,
-    /// Whether any replica may have got the request and not answered.
+    /// Whether any replica that did not answer may have got the request.
     pub(super) unknown: bool,
 }
 
-/// Runs `operation` at every replica, and again at those that can't serve, until the deadline; once a majority agrees,
-/// those get a second more. `sequence` is for error messages; 0: none.
+/// Runs `operation` at every replica, and again at those that can't serve, until the deadline. No attempt begins later
+/// than a second after a majority agrees; one that is under way then goes on for as long as any attempt may take.
+/// `sequence` is for error messages; 0: none.
 pub(super) async fn ask_all<T, F, Fut>(client: &Client, limits: Limits, sequence: u64, operation: F) -> Polled<T>
 where
     T: Comparable,
@@ -64,7 +65,11 @@ where
         .into_iter()
         .map(|Replica { name, address }| Ballot { node_id: name, endpoint: address, answer: Err(waiting()) })
         .collect();
-    while let Some((at, answered)) = asked.next().await {
+    // Which replica each ballot is of.
+    let mut voters: Vec<usize> = (0..ballots.len()).collect();
+    while let Some((replica, answered)) = asked.next().await {
+        let at =
+            voters.iter().position(|&one| one == replica).expect("a ballot isn't dropped before it has its answer");
         ballots[at].answer = answered.map_err(|unanswered| match unanswered {
             Unanswered::Refused(error) => error,
             Unanswered::Exhausted(exhausted) if exhausted.unknown && sequence > 0 => {
@@ -76,7 +81,12 @@ where
         if let (true, Ok(answer)) = (ballots[at].node_id.is_empty(), &ballots[at].answer) {
             ballots[at].node_id = answer.node_id().to_owned();
         }
-        unknown |= ballots[at].answer.as_ref().is_err_and(Error::is_outcome_unknown);
+        let ballot = &ballots[at];
+        unknown |= !ballot.is_answered() && ballot.answer.as_ref().is_err_and(Error::is_outcome_unknown);
+        if (0..ballots.len()).any(|other| other != at && is_doubled(&ballots[other], ballot)) {
+            ballots.remove(at);
+            voters.remove(at);
+        }
         if count(&ballots).is_some_and(|(verdict, _)| verdict.is_majority()) {
             let mut patience = patience.lock().expect("no code panics while it holds this");
             *patience = (*patience).min(Instant::now() + GRACE);
@@ -84,6 +94,12 @@ where
     }
     drop(asked);
     Polled { ballots, unknown }
+}
+
+/// Whether two addresses lead to one node, which has then but one vote. Two that use one name and don't say the same both
+/// count: else a liar could take the vote of another.
+fn is_doubled<T: Comparable>(one: &Ballot<T>, other: &Ballot<T>) -> bool {
+    !one.node_id.is_empty() && one.node_id == other.node_id && is_same(one, other)
 }
 
 enum Unanswered {

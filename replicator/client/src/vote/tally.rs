@@ -40,7 +40,7 @@ impl Comparable for Answer {
 }
 
 /// Whether two ballots have the same answer. One without an answer is like no other.
-fn is_same<T: Comparable>(one: &Ballot<T>, other: &Ballot<T>) -> bool {
+pub(super) fn is_same<T: Comparable>(one: &Ballot<T>, other: &Ballot<T>) -> bool {
     match (&one.answer, &other.answer) {
         (Ok(one), Ok(other)) => one.is_same(other),
         (
@@ -53,7 +53,7 @@ fn is_same<T: Comparable>(one: &Ballot<T>, other: &Ballot<T>) -> bool {
 }
 
 /// Whether the answer is an outcome: a reply or a trap, and not a refusal.
-fn is_outcome<T>(answer: &Result<T>) -> bool {
+pub(super) fn is_outcome<T>(answer: &Result<T>) -> bool {
     matches!(answer, Ok(_) | Err(Error::ModuleTrapped { .. }))
 }
 

@@ -83,7 +83,7 @@ async fn a_refusal_in_the_middle_executes_nothing_after_it() {
     assert!(results[0].is_ok());
     assert!(matches!(results[1], Err(Error::RequestTooLarge { .. })), "{results:?}");
     assert!(results[2..].iter().all(|r| matches!(r, Err(Error::PipelineBroken))), "{results:?}");
-    drop(pipeline);
+    assert!(matches!(pipeline.close().await, Err(Error::PipelineBroken)), "the hole is told");
     assert_eq!(cluster.log(), ["a"]);
     assert!(matches!(session.execute("d").await, Err(Error::PipelineBroken)), "the hole is never filled");
     assert_eq!(cluster.log(), ["a"]);

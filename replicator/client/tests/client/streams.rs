@@ -183,6 +183,25 @@ async fn a_dropped_call_is_resolved_by_the_next_and_its_late_result_is_nobodys()
 }
 
 #[tokio::test]
+async fn a_node_that_can_not_serve_and_a_call_in_a_hurry_leave_the_stream_to_the_others() {
+    let cluster = Cluster::start(1).await;
+    let client = client(&cluster);
+    let session = client.open_session(None).await.unwrap();
+    cluster.at(0, &[Fault::LosesFirst { primary: None }]);
+    session.execute("x").await.unwrap();
+    assert_eq!((cluster.received("x"), cluster.state().streams.len()), (1, 1));
+
+    let cluster = Cluster::start(1).await;
+    let client = self::client(&cluster);
+    let session = client.open_session(None).await.unwrap();
+    cluster.at(0, &[Fault::Delays]);
+    let error = session.execute_within("hurried", Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { sequence: Sequence(1), .. }), "{error}");
+    assert_eq!(session.execute("next").await.unwrap().sequence, Sequence(2));
+    assert_eq!(cluster.state().streams.len(), 1);
+}
+
+#[tokio::test]
 async fn the_deadline_is_kept_and_the_outcome_is_found_later() {
     let cluster = Cluster::start(1).await;
     let client = client(&cluster);

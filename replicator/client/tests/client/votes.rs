@@ -190,3 +190,34 @@ async fn where_no_node_knows_the_voters_the_configured_ones_are_asked() {
     assert_eq!(endpoints, cluster.addresses);
     assert_eq!(names(&vote), [("n0", true), ("n1", true)], "a replica that answers says who it is");
 }
+
+#[tokio::test]
+async fn one_refusal_beside_unknown_outcomes_is_unknown_and_found_later() {
+    let cluster = cluster().await;
+    let client = cluster.builder().deadline(Duration::from_millis(300)).build().unwrap();
+    let session = client.open_session(None).await.unwrap();
+    cluster.state().refusing.insert(0);
+    for node in [1, 2] {
+        cluster.at(node, &vec![Fault::ExecutesThenSilent; 50]);
+    }
+    let error = session.execute_vote("x").await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { sequence: Sequence(1), .. }), "{error}");
+    cluster.state().refusing.clear();
+    cluster.at(1, &[]);
+    cluster.at(2, &[]);
+    assert_eq!(session.execute("y").await.unwrap().sequence, Sequence(2), "the number went to another request");
+    assert_eq!(cluster.log(), ["x", "y"]);
+}
+
+#[tokio::test]
+async fn two_addresses_of_one_node_are_one_vote() {
+    let cluster = Cluster::start(1).await;
+    let address = &cluster.addresses[0];
+    let port = address.rsplit_once(':').unwrap().1;
+    let client = Client::builder().endpoints([address.clone(), format!("localhost:{port}")]).build().unwrap();
+    let session = client.open_session(None).await.unwrap();
+    let vote = session.execute_vote("x").await.unwrap();
+    assert_eq!((vote.verdict.to_string(), vote.ballots.len()), ("AGREED 1/1".to_owned(), 1));
+    let vote = client.query_vote("q", Consistency::Local, None).await.unwrap();
+    assert_eq!(vote.verdict.to_string(), "AGREED 1/1");
+}

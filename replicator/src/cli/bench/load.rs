@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -78,10 +78,13 @@ pub(super) async fn run(load: &Load, connections: &[Client], done: Arc<AtomicU64
         .with_context(|| format!("can't open {} sessions", load.clients))?;
     let warm = Instant::now() + WARM_UP;
     let end = warm + Duration::from_secs_f64(load.seconds);
+    // One for each connection: one for each client would evict all else from the caches.
+    let latencies: Vec<_> = connections.iter().map(|_| Arc::new(Mutex::new(histogram()))).collect();
     let clients = sessions.into_iter().enumerate().map(|(number, session)| {
         let requests = Requests::new(load.work, &load.name, number as u64);
-        let client = LoadClient { session, requests, query: load.query, done: Arc::clone(&done) };
-        tokio::spawn(client.run(warm, end))
+        let count = Count::new(warm, Arc::clone(&latencies[number % latencies.len()]));
+        let client = LoadClient { session, requests, query: load.query, count, done: Arc::clone(&done) };
+        tokio::spawn(client.run(end))
     });
     let clients: Vec<_> = clients.collect();
     tokio::time::sleep_until(warm.into()).await;
@@ -102,11 +105,13 @@ pub(super) async fn run(load: &Load, connections: &[Client], done: Arc<AtomicU64
     };
     let mut sessions = Vec::new();
     for ended in join_all(clients).await {
-        let Ended { session, latency_us, errors, first_error } = ended.context("a client of the load panicked")?;
-        measured.latency_us.add(latency_us)?;
-        measured.errors += errors;
-        measured.first_error = measured.first_error.or(first_error);
+        let (session, count) = ended.context("a client of the load panicked")?;
+        measured.errors += count.errors;
+        measured.first_error = measured.first_error.or(count.first_error);
         sessions.push(session);
+    }
+    for latency_us in &latencies {
+        measured.latency_us.add(&*latency_us.lock().expect(NO_PANIC))?;
     }
     // One that can't be closed expires by itself.
     stream::iter(&sessions).for_each_concurrent(OPENING, |session| async { drop(session.close().await) }).await;
@@ -122,24 +127,49 @@ struct LoadClient {
     session: Session,
     requests: Requests,
     query: Option<Consistency>,
+    count: Count,
     done: Arc<AtomicU64>,
 }
 
-struct Ended {
-    session: Session,
-    latency_us: Histogram<u64>,
+const NO_PANIC: &str = "no code panics while it holds this";
+
+/// What a client counts: what began after the warm-up, be it answered or not.
+#[derive(Debug)]
+struct Count {
+    warm: Instant,
+    /// Shared with the other clients of the connection.
+    latency_us: Arc<Mutex<Histogram<u64>>>,
     errors: u64,
     first_error: Option<String>,
 }
 
+impl Count {
+    fn new(warm: Instant, latency_us: Arc<Mutex<Histogram<u64>>>) -> Self {
+        Self { warm, latency_us, errors: 0, first_error: None }
+    }
+
+    fn answered(&self, began: Instant) {
+        if began >= self.warm {
+            let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.latency_us.lock().expect(NO_PANIC).record(us).expect("it grows with what it is given");
+        }
+    }
+
+    fn failed(&mut self, began: Instant, why: impl FnOnce() -> String) {
+        if began >= self.warm {
+            self.errors += 1;
+            self.first_error.get_or_insert_with(why);
+        }
+    }
+}
+
 impl LoadClient {
-    async fn run(mut self, warm: Instant, end: Instant) -> Ended {
-        let (mut latency_us, mut errors, mut first_error) = (histogram(), 0, None);
+    async fn run(mut self, end: Instant) -> (Session, Count) {
         loop {
             let request = self.requests.next(self.query.is_some());
             let began = Instant::now();
             if began >= end {
-                return Ended { session: self.session, latency_us, errors, first_error };
+                return (self.session, self.count);
             }
             let answered = match self.query {
                 Some(consistency) => self.session.client().query(request, consistency, None).await.map(|a| a.response),
@@ -147,19 +177,14 @@ impl LoadClient {
             };
             match answered {
                 Ok(answer) if self.requests.is_refused(&answer) => {
-                    errors += 1;
-                    first_error.get_or_insert_with(|| String::from_utf8_lossy(&answer).into_owned());
+                    self.count.failed(began, || String::from_utf8_lossy(&answer).into_owned());
                 }
                 Ok(_) => {
                     self.done.fetch_add(1, Ordering::Relaxed);
-                    if began >= warm {
-                        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                        latency_us.record(us).expect("it grows with what it is given");
-                    }
+                    self.count.answered(began);
                 }
                 Err(error) => {
-                    errors += 1;
-                    first_error.get_or_insert_with(|| error.to_string());
+                    self.count.failed(began, || error.to_string());
                     if matches!(error, Error::SessionExpired { .. })
                         && let Ok(session) = self.session.client().open_session(None).await
                     {
@@ -218,6 +243,22 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_began_in_the_warm_up_is_not_counted() {
+        let latency_us = Arc::new(Mutex::new(histogram()));
+        let began = Instant::now();
+        let warm = began + Duration::from_nanos(1);
+        let mut count = Count::new(warm, Arc::clone(&latency_us));
+        count.answered(began);
+        count.failed(began, || "early".into());
+        assert_eq!((count.errors, &count.first_error, latency_us.lock().unwrap().len()), (0, &None, 0));
+        count.answered(warm);
+        count.failed(warm, || "first".into());
+        count.failed(warm, || "second".into());
+        let first = Some("first".to_owned());
+        assert_eq!((count.errors, &count.first_error, latency_us.lock().unwrap().len()), (2, &first, 1));
+    }
 
     #[test]
     fn requests_have_the_length_asked_for_and_differ() {

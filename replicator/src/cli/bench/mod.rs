@@ -191,6 +191,7 @@ async fn measure(args: &BenchArgs, mut own: Option<&mut Cluster>) -> anyhow::Res
         nodes: first.nodes,
         bytes: args.bytes,
         connections: args.connections as usize,
+        threads: tokio::runtime::Handle::current().metrics().num_workers(),
         runs: Vec::new(),
     };
     for clients in &args.clients {

@@ -20,6 +20,8 @@ pub(super) struct Report {
     pub(super) nodes: usize,
     pub(super) bytes: usize,
     pub(super) connections: usize,
+    /// Of this program, which makes the load.
+    pub(super) threads: usize,
     pub(super) notes: Vec<String>,
     pub(super) runs: Vec<Measured>,
 }
@@ -35,7 +37,7 @@ impl Report {
     fn print_table(&self) -> anyhow::Result<()> {
         println!("{}", self.machine);
         println!(
-            "{}{} of {} bytes to {}, {} in mode {}, {}",
+            "{}{} of {} bytes to {}, {} in mode {}, {}; the load has {}",
             self.transport,
             self.consistency.map(|name| format!(" ({name})")).unwrap_or_default(),
             self.bytes,
@@ -43,6 +45,7 @@ impl Report {
             output::count(self.nodes, "node"),
             self.mode,
             output::count(self.connections, "connection"),
+            output::count(self.threads, "thread"),
         );
         let yellow = output::paint(AnsiColor::Yellow);
         for note in &self.notes {
@@ -106,6 +109,7 @@ impl Report {
             "nodes": self.nodes,
             "bytes": self.bytes,
             "connections": self.connections,
+            "client_threads": self.threads,
         })
     }
 
@@ -163,6 +167,7 @@ mod tests {
             nodes: 3,
             bytes: 128,
             connections: 4,
+            threads: 1,
             notes: Vec::new(),
             runs,
         };
@@ -175,7 +180,7 @@ mod tests {
         assert_eq!(value["requests_per_sec"], 500.0);
         assert_eq!((&value["p50_us"], &value["p99_us"], &value["max_us"]), (&json!(500), &json!(990), &json!(1000)));
         assert_eq!((&value["server_cpu_seconds"], &value["client_cpu_seconds"]), (&json!(1.5), &Value::Null));
-        assert_eq!(value["runs"][0]["clients"], 8);
+        assert_eq!((&value["runs"][0]["clients"], &value["client_threads"]), (&json!(8), &json!(1)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     caller::{Caller, refused_without_effect, stopped},
     explain,
     input::Line,
+    is_outcome,
 };
 use crate::cli::{Failure, output};
 
@@ -41,7 +42,7 @@ pub(super) async fn execute(
     let next = caller.session.next_sequence();
     let mut lines = Lines { caller, pipeline, next, under_way: VecDeque::new(), tally };
     let ended = lines.run(first, &mut input).await;
-    let Lines { pipeline, tally, .. } = lines;
+    let Lines { caller, pipeline, tally, .. } = lines;
     match ended {
         Ended::Done => {
             pipeline.close().await?;
@@ -49,10 +50,10 @@ pub(super) async fn execute(
             tally.end()
         }
         // The session goes on if the request was the last one; else it has a hole.
-        Ended::Refused(failure) => {
+        Ended::Refused(failure, unknown) => {
             match pipeline.close().await {
-                Ok(()) => caller.strike_out([])?,
-                Err(_) => caller.give_up().await?,
+                Err(Error::PipelineBroken) => caller.give_up().await?,
+                _ => caller.strike_out(unknown.from(caller.session.next_sequence()))?,
             }
             Err(failure)
         }
@@ -85,8 +86,39 @@ async fn repeats(
 
 enum Ended {
     Done,
-    Refused(Failure),
+    Refused(Failure, Unknown),
     Failed(Failure),
+}
+
+/// The requests behind a refused one from the first without an outcome on, to be written down.
+#[derive(Default)]
+struct Unknown {
+    /// The first one's number, if the error says so. If not, no request got its outcome after that.
+    first: Option<Sequence>,
+    /// All that have a number, also those that have their outcomes: numbers have no holes.
+    requests: Vec<Bytes>,
+}
+
+impl Unknown {
+    /// Takes in the next line's outcome.
+    fn add(&mut self, request: Bytes, outcome: &Result<Executed, Error>) {
+        match outcome {
+            // Its number is free again.
+            Err(error) if refused_without_effect(error) || matches!(error, Error::PipelineBroken) => return,
+            // It was alone, so nothing before it is without an outcome.
+            Err(Error::SequenceGap { .. }) => return *self = Self::default(),
+            outcome if self.requests.is_empty() && is_outcome(outcome) => return,
+            Err(Error::OutcomeUnknown { sequence, .. }) if self.requests.is_empty() => self.first = Some(*sequence),
+            _ => {}
+        }
+        self.requests.push(request);
+    }
+
+    /// Those with the number `next` and later ones.
+    fn from(&self, next: Sequence) -> &[Bytes] {
+        let known = self.first.map_or(0, |first| next.0.saturating_sub(first.0));
+        self.requests.get(usize::try_from(known).unwrap_or(usize::MAX)..).unwrap_or_default()
+    }
 }
 
 struct Lines<'a> {
@@ -189,8 +221,11 @@ impl Lines<'_> {
     async fn refused(&mut self, line: u64, error: Error) -> Ended {
         let failure = stopped(line, self.tally.answered, explain(error, self.caller.is_kept()));
         self.under_way.pop_front();
-        while let Some(UnderWay { line, outcome, .. }) = self.under_way.pop_front() {
-            let told = match outcome.await {
+        let mut unknown = Unknown::default();
+        while let Some(UnderWay { line, request, outcome }) = self.under_way.pop_front() {
+            let outcome = outcome.await;
+            unknown.add(request, &outcome);
+            let told = match outcome {
                 outcome @ (Ok(_) | Err(Error::ModuleTrapped { .. })) => {
                     self.tally.tell(self.caller, line, outcome, false)
                 }
@@ -200,7 +235,7 @@ impl Lines<'_> {
                 return Ended::Failed(error.into());
             }
         }
-        Ended::Refused(failure)
+        Ended::Refused(failure, unknown)
     }
 }
 
@@ -232,5 +267,52 @@ impl Tally {
         }
         let lines = output::count(usize::try_from(*without).unwrap_or(usize::MAX), "line");
         Err(Failure::Failed(anyhow!("{lines} without an answer, {answered} answered")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use replicator_client::{Digest, LogIndex};
+    use tonic::Status;
+
+    use super::*;
+
+    fn unknown(sequence: u64) -> Result<Executed, Error> {
+        let cause = Box::new(Status::deadline_exceeded("late"));
+        Err(Error::OutcomeUnknown { sequence: Sequence(sequence), waited: Duration::ZERO, cause })
+    }
+
+    fn done() -> Result<Executed, Error> {
+        Err(Error::ModuleTrapped { message: String::new(), log_index: LogIndex(1), state_digest: Digest(1) })
+    }
+
+    fn left(outcomes: &[Result<Executed, Error>], next: u64) -> String {
+        let mut unknown = Unknown::default();
+        for (name, outcome) in ('a'..).zip(outcomes) {
+            unknown.add(name.to_string().into(), outcome);
+        }
+        unknown.from(Sequence(next)).iter().map(|request| String::from_utf8_lossy(request)).collect()
+    }
+
+    #[test]
+    fn what_has_no_outcome_behind_a_refused_line_is_kept_under_its_numbers() {
+        let refused = || Err(Error::InvalidRequest { message: String::new() });
+        let gap = || Err(Error::SequenceGap { sequence: Sequence(6), last_sequence: Sequence(3) });
+        let lost = || Err(Error::Rpc(Box::new(Status::internal("bug"))));
+        for (outcomes, next, expected) in [
+            (vec![done(), done()], 7, ""),
+            (vec![done(), unknown(6), unknown(7)], 6, "bc"),
+            (vec![unknown(5), done(), unknown(7)], 5, "abc"),
+            // It came late, after all.
+            (vec![unknown(5), done(), unknown(7)], 7, "c"),
+            (vec![unknown(5), done(), unknown(7)], 8, ""),
+            (vec![unknown(5), refused(), unknown(6)], 5, "ac"),
+            (vec![unknown(5), gap(), unknown(4)], 4, "c"),
+            (vec![done(), lost(), lost()], 6, "bc"),
+        ] {
+            assert_eq!(left(&outcomes, next), expected, "{outcomes:?} and then {next}");
+        }
     }
 }

@@ -64,7 +64,7 @@ pub(super) struct Tally {
     pub(super) acknowledged: u64,
     /// Acknowledged, and not there at the end.
     pub(super) lost: u64,
-    /// Executed more than once, or acknowledged with two different executions.
+    /// Executed or pushed more than once, or acknowledged with two different executions.
     pub(super) doubled: u64,
     /// Sent, without an answer that tells what became of them. Not a defect: they may be there or not.
     pub(super) unknown: u64,
@@ -78,12 +78,14 @@ pub(super) struct Tally {
     pub(super) phantom: u64,
     /// Answers or pushes whose places in the log contradict the order in which they must have happened, or each other.
     pub(super) disordered: u64,
+    /// Sessions that were told to have expired: none of a run lives that long.
+    pub(super) expired: u64,
 }
 
 impl Tally {
     pub(super) fn is_clean(&self) -> bool {
-        let Self { lost, doubled, stale, missing, phantom, disordered, .. } = self;
-        [lost, doubled, stale, missing, phantom, disordered].into_iter().all(|count| *count == 0)
+        let Self { lost, doubled, stale, missing, phantom, disordered, expired, .. } = self;
+        [lost, doubled, stale, missing, phantom, disordered, expired].into_iter().all(|count| *count == 0)
     }
 }
 
@@ -96,12 +98,15 @@ enum Kind {
     Missing,
     Phantom,
     Disordered,
+    Expired,
 }
 
 /// The account.
 #[derive(Debug)]
 pub(super) struct Account {
     writers: Vec<Writer>,
+    /// How many reads of each reader were answered, by its name.
+    readers: BTreeMap<String, u64>,
     tally: Tally,
     told: Vec<String>,
 }
@@ -109,7 +114,7 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn new(writers: usize) -> Self {
         let writers = (0..writers).map(|_| Writer::default()).collect();
-        Self { writers, tally: Tally::default(), told: Vec::new() }
+        Self { writers, readers: BTreeMap::new(), tally: Tally::default(), told: Vec::new() }
     }
 
     /// Counts defects of a kind, and tells the first ones.
@@ -121,6 +126,7 @@ impl Account {
             Kind::Missing => &mut self.tally.missing,
             Kind::Phantom => &mut self.tally.phantom,
             Kind::Disordered => &mut self.tally.disordered,
+            Kind::Expired => &mut self.tally.expired,
         };
         if count > 0 && *counted < TOLD_MAX {
             self.told.push(what());
@@ -167,6 +173,26 @@ impl Account {
         if let Some(entry @ Number::Sent) = self.writers[writer].numbers.get_mut(at(number)) {
             *entry = Number::Refused;
         }
+    }
+
+    /// A writer was told that its session has expired.
+    pub(super) fn expired(&mut self, writer: usize, number: u64) {
+        self.defect(Kind::Expired, || format!("writer {writer}'s session was told to have expired at number {number}"));
+    }
+
+    /// Somebody reads, and must be answered now and then: reads without answers prove nothing.
+    pub(super) fn reader(&mut self, name: &str) {
+        self.readers.insert(name.to_owned(), 0);
+    }
+
+    /// A read of this reader was answered where it was asked.
+    pub(super) fn reader_was_answered(&mut self, name: &str) {
+        *self.readers.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// How many reads of each reader were answered.
+    pub(super) fn answered_reads(&self) -> BTreeMap<String, u64> {
+        self.readers.clone()
     }
 
     /// A linearizable read of the writer begins.
@@ -278,7 +304,7 @@ impl Account {
             self.defects(Kind::Phantom, phantoms, || {
                 format!("{phantoms} of writer {index}'s numbers are there and were never sent")
             });
-            self.check_pushes(index, &writer, &executed);
+            self.check_pushes(index, &writer, &executed, held.doubled);
         }
         // The module counts its executions in the order of the log.
         let mut before = 0;
@@ -293,10 +319,15 @@ impl Account {
         (self.tally, self.told)
     }
 
-    fn check_pushes(&mut self, index: usize, writer: &Writer, executed: &Numbers) {
+    /// `doubled`: executions again, each of which pushed again, and is counted already.
+    fn check_pushes(&mut self, index: usize, writer: &Writer, executed: &Numbers, doubled: u64) {
         self.tally.pushes += writer.pushed.len() as u64;
         let mut heard = Numbers::default();
+        let mut again = Vec::new();
         for push in &writer.pushed {
+            if heard.contains(push.number) {
+                again.push(push);
+            }
             heard.insert(push.number);
             let acknowledged = writer.numbers.get(at(push.number));
             if let Some(Number::Acknowledged(ack)) = acknowledged
@@ -312,6 +343,14 @@ impl Account {
                 });
             }
         }
+        let unexplained = (again.len() as u64).saturating_sub(doubled);
+        self.defects(Kind::Doubled, unexplained, || {
+            format!(
+                "{} of writer {index}'s pushes came again under other cursors, {:?} last",
+                again.len(),
+                again.last()
+            )
+        });
         let missing: Vec<u64> = executed.iter().filter(|number| !heard.contains(*number)).collect();
         self.defects(Kind::Missing, missing.len() as u64, || {
             format!("{} of writer {index}'s pushes never came, number {} first", missing.len(), missing[0])

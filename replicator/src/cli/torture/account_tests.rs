@@ -191,3 +191,30 @@ fn an_unknown_outcome_is_no_defect() {
         assert_eq!((tally.unknown, tally.is_clean()), (1, true));
     }
 }
+
+#[test]
+fn a_number_pushed_twice_from_one_entry_is_found_unless_it_was_executed_twice() {
+    for (doubled, pushed_again) in [(0, 1), (1, 0)] {
+        let mut account = account();
+        account.pushed(0, Pushed { cursor: (12, 1), number: 2 });
+        let tally = found(account, runs(doubled, &[(0, 3)]));
+        assert_eq!(tally, Tally { pushes: 1, doubled: doubled + pushed_again, ..Tally::default() });
+    }
+}
+
+#[test]
+fn a_session_that_expired_is_a_defect() {
+    let mut account = account();
+    account.sent(0);
+    account.expired(0, 3);
+    assert_eq!(found(account, runs(0, &[(0, 3)])), Tally { unknown: 1, expired: 1, ..Tally::default() });
+}
+
+#[test]
+fn a_reader_that_was_never_answered_is_known() {
+    let mut account = Account::new(1);
+    account.reader("n1");
+    account.reader("n2");
+    account.reader_was_answered("n2");
+    assert_eq!(account.answered_reads().into_iter().collect::<Vec<_>>(), [("n1".into(), 0), ("n2".into(), 1)]);
+}

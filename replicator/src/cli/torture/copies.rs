@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 use super::{
     account::Ack,
     world::World,
-    writers::{DEADLINE, ack, request},
+    writers::{DEADLINE, SESSION_TTL, ack, request},
 };
 
 /// How long a node may take to answer.
@@ -30,7 +30,7 @@ const PACE: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) async fn write(world: &World, writer: usize) -> anyhow::Result<()> {
-    let client = world.client_from(writer).build()?;
+    let client = world.client().build()?;
     let copier = Copier { world, client, writer };
     while !world.is_stopped() {
         let session_id = copier.open().await?;
@@ -75,8 +75,9 @@ type Node = pb::replicator_service_client::ReplicatorServiceClient<tonic::transp
 
 impl Copier<'_> {
     async fn open(&self) -> anyhow::Result<Bytes> {
+        let ttl_ms = u64::try_from(SESSION_TTL.as_millis())?;
         let open =
-            |mut node: Node| async move { node.open_session(pb::OpenSessionRequest { ttl_ms: 0 }).await }.boxed();
+            move |mut node: Node| async move { node.open_session(pb::OpenSessionRequest { ttl_ms }).await }.boxed();
         Ok(self.somewhere(open).await?.session_id)
     }
 
@@ -118,7 +119,10 @@ impl Copier<'_> {
                         first.get_or_insert_with(Instant::now);
                     }
                     Some(Err(Refusal::Passing)) => {}
-                    Some(Err(Refusal::SessionExpired)) => return Ok(false),
+                    Some(Err(Refusal::SessionExpired)) => {
+                        self.world.account().expired(self.writer, number);
+                        return Ok(false);
+                    }
                     Some(Err(Refusal::Wrong(error))) => return Err(error.context(format!("number {number}"))),
                 }
             }
@@ -139,9 +143,7 @@ impl Copier<'_> {
                 ack(&answer.response, answer.log_index, answer.state_digest).map_err(Refusal::Wrong)
             }
             Ok(Err(status)) if is_passing(&status) => Err(Refusal::Passing),
-            Ok(Err(status)) if reason(&status).as_deref() == Some(ErrorReason::SessionExpired.as_str_name()) => {
-                Err(Refusal::SessionExpired)
-            }
+            Ok(Err(status)) if is_expiry(&status) => Err(Refusal::SessionExpired),
             Ok(Err(status)) => Err(Refusal::Wrong(anyhow::anyhow!("{endpoint}: {status}"))),
         }
     }
@@ -166,6 +168,32 @@ fn is_passing(status: &Status) -> bool {
     passing.contains(&status.code()) || (status.code() == Code::Internal && reason(status).is_none())
 }
 
+fn is_expiry(status: &Status) -> bool {
+    // A status names its reason without the prefix.
+    reason(status).and_then(|name| ErrorReason::from_str_name(&format!("ERROR_REASON_{name}")))
+        == Some(ErrorReason::SessionExpired)
+}
+
 fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn an_expired_session_is_told_from_other_refusals() {
+        let status = |reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, "replicator", HashMap::new());
+            Status::with_error_details(Code::NotFound, "gone", details)
+        };
+        assert!(is_expiry(&status("SESSION_EXPIRED")));
+        assert!(!is_expiry(&status("SEQUENCE_GAP")));
+        assert!(!is_expiry(&Status::not_found("no details")));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use replicator_client::{Client, Consistency, Cursor, Error, LogIndex, Subscription};
+use replicator_client::{Consistency, Cursor, Error, LogIndex, Subscription};
 
 use super::{
     account::Pushed,
@@ -19,24 +19,34 @@ const READ_DEADLINE: Duration = Duration::from_millis(300);
 const READ_PACE: Duration = Duration::from_millis(10);
 /// Events that a subscriber asks for again when it goes on at another node.
 const REPEATED: usize = 3;
-/// How long a subscriber may find no node.
+/// How long a subscriber searches at a time while its node is away.
 const SEARCH: Duration = Duration::from_millis(500);
 
 /// How a reader reads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Reading {
-    /// At this one, and no other.
+    /// At this one.
     pub(super) node: usize,
+    /// Its name.
+    pub(super) node_id: String,
     /// Over streams, or by unary calls.
     pub(super) streams: bool,
     pub(super) consistency: Consistency,
 }
 
+impl Reading {
+    /// The reader's name.
+    pub(super) fn name(&self) -> String {
+        format!("{} ({})", self.node_id, if self.streams { "streams" } else { "unary calls" })
+    }
+}
+
 /// Reads one writer after the other at one node, until the word to stop. A read that isn't answered in time proves nothing.
 pub(super) async fn read(world: World, how: Reading, writers: usize) -> anyhow::Result<()> {
-    let Reading { node, streams, consistency } = how;
-    let client =
-        Client::builder().endpoints([&world.endpoints[node]]).deadline(READ_DEADLINE).streams(streams).build()?;
+    let reader = how.name();
+    let Reading { node, node_id, streams, consistency } = how;
+    let new_client = || world.client_of(node).deadline(READ_DEADLINE).streams(streams).build();
+    let mut client = new_client()?;
     for turn in node.. {
         if world.is_stopped() {
             break;
@@ -46,7 +56,13 @@ pub(super) async fn read(world: World, how: Reading, writers: usize) -> anyhow::
         match client.query(Runs::query(&name(writer)), consistency, None).await {
             Ok(answer) => {
                 let seen = Runs::parse(&answer.response)?;
-                world.account().read_ends(read, &answer.node_id, answer.log_index.0, &seen);
+                let mut account = world.account();
+                account.read_ends(read, &answer.node_id, answer.log_index.0, &seen);
+                if answer.node_id == node_id {
+                    account.reader_was_answered(&reader);
+                } else {
+                    client = new_client()?; // It was referred to the primary, and would stay there.
+                }
             }
             Err(Error::Unavailable { .. } | Error::OutcomeUnknown { .. }) => {}
             Err(error) => return Err(anyhow!(error).context(format!("a read at {}", world.endpoints[node]))),
@@ -58,21 +74,17 @@ pub(super) async fn read(world: World, how: Reading, writers: usize) -> anyhow::
 
 /// A subscription to a writer's topic, from now on.
 pub(super) async fn subscribe(world: &World, writer: usize) -> anyhow::Result<Listener> {
-    let clients = (0..world.endpoints.len())
-        .map(|first| world.client_from(first).deadline(SEARCH).build())
-        .collect::<Result<Vec<_>, _>>()?;
+    let client = world.client_of(writer).deadline(DEADLINE).build()?;
     let topic = format!("journal/{}", name(writer));
-    let mut events = clients[writer % clients.len()].with_deadline(DEADLINE).subscribe(None, [&topic], None);
+    let mut events = client.subscribe(None, [&topic], None);
     let begin = events.established().await.context("can't subscribe")?;
-    Ok(Listener { world: world.clone(), writer, clients, topic, begin, events, turn: writer })
+    Ok(Listener { world: world.clone(), writer, topic, begin, events, turn: writer })
 }
 
 /// Someone who must be given each of a writer's events.
 pub(super) struct Listener {
     world: World,
     writer: usize,
-    /// One for each node to begin at.
-    clients: Vec<Client>,
     topic: String,
     begin: Cursor,
     events: Subscription,
@@ -87,12 +99,12 @@ impl Listener {
             tokio::select! {
                 event = self.events.next() => match event {
                     Some(Ok(push)) => self.note(&push)?,
-                    Some(Err(Error::Unavailable { .. })) => {} // All nodes are away; the next call tries again.
+                    Some(Err(Error::Unavailable { .. })) => {} // Its node is away; the next call tries again.
                     Some(Err(error)) => return Err(anyhow!(error).context(format!("the subscriber to {}", self.topic))),
                     None => return Err(anyhow!("the subscription to {} has ended", self.topic)),
                 },
                 moved = moves.changed() => match moved {
-                    Ok(()) => self.go_on_elsewhere(),
+                    Ok(()) => self.go_on_elsewhere()?,
                     Err(_) => return Ok(()),
                 },
             }
@@ -108,7 +120,7 @@ impl Listener {
         Ok(())
     }
 
-    fn go_on_elsewhere(&mut self) {
+    fn go_on_elsewhere(&mut self) -> anyhow::Result<()> {
         self.turn += 1;
         let back = self.world.account().goes_back(self.writer, REPEATED);
         let after = back.map_or(self.begin, |(log_index, ordinal)| Cursor {
@@ -116,7 +128,9 @@ impl Listener {
             log_index: LogIndex(log_index),
             ordinal,
         });
-        let client = &self.clients[self.turn % self.clients.len()];
+        // A new client, which knows that node alone, whatever earlier ones were referred to.
+        let client = self.world.client_of(self.turn).deadline(SEARCH).build()?;
         self.events = client.subscribe(None, [&self.topic], Some(after));
+        Ok(())
     }
 }

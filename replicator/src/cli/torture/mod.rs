@@ -71,12 +71,13 @@ impl From<Reads> for Consistency {
 
   acknowledged  requests answered, each exactly once
   lost          acknowledged, and not there at the end
-  doubled       executed more than once, or answered with two different executions
+  doubled       executed or pushed more than once, or answered with two different executions
   unknown       sent, and never answered in a way that tells what became of them: no defect
   stale         linearizable reads that missed what was acknowledged, or read, before they began
   missing       executed, and never pushed to the subscriber
   phantom       there or pushed, though never sent, or refused as without effect
-  disordered    answers or pushes whose places in the log contradict each other"
+  disordered    answers or pushes whose places in the log contradict each other
+  expired       sessions that were said to have expired, long before they could"
 )]
 pub(super) struct TortureArgs {
     /// How the cluster replicates
@@ -191,12 +192,14 @@ async fn torture(args: &TortureArgs, seed: u64, cluster: &mut Cluster) -> anyhow
         listeners.spawn(subscribe(&world, writer).await?.listen());
     }
     let mut load = Tasks::new();
-    for (writer, client) in writers::clients(&world, writers)?.into_iter().enumerate() {
-        load.spawn(writers::write(world.clone(), client, writer));
+    for (writer, connection) in writers::connections(&world, writers)?.into_iter().enumerate() {
+        load.spawn(writers::write(world.clone(), connection, writer));
     }
     for node in 0..cluster.len() {
         for streams in [false, true] {
-            let how = Reading { node, streams, consistency: args.consistency.into() };
+            let node_id = cluster.name(node).to_owned();
+            let how = Reading { node, node_id, streams, consistency: args.consistency.into() };
+            world.account().reader(&how.name());
             load.spawn(read(world.clone(), how, writers));
         }
     }
@@ -228,12 +231,17 @@ async fn torture(args: &TortureArgs, seed: u64, cluster: &mut Cluster) -> anyhow
     while let Some(ended) = load.join_next().await {
         ended.context("a part of the load panicked")??;
     }
-    let held = tokio::select! {
-        held = drain(&world, cluster, writers) => held?,
+    let ending = async {
+        drain(&world, cluster, writers).await?;
+        let verdict = status::verify(cluster.client(), &cluster.survey().await).await;
+        // Once more, now that every replica has come to the same index: a late execution counts too.
+        anyhow::Ok((drain(&world, cluster, writers).await?, verdict))
+    };
+    let (held, verdict) = tokio::select! {
+        ended = ending => ended?,
         error = failure(&mut listeners) => return Err(error),
     };
     listeners.shutdown().await;
-    let verdict = status::verify(cluster.client(), &cluster.survey().await).await;
     let (tally, told) = world.into_account()?.close(&held);
     Ok(Report {
         seed,

@@ -44,13 +44,13 @@ impl Report {
     }
 
     pub(super) fn print(&self, format: Format) -> anyhow::Result<()> {
-        let Tally { acknowledged, lost, doubled, unknown, stale, reads, pushes, missing, phantom, disordered } =
+        let Tally { acknowledged, lost, doubled, unknown, stale, reads, pushes, missing, phantom, disordered, expired } =
             self.tally;
         match format {
             Format::Json => output::print_json(&json!({
                 "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
                 "acknowledged": acknowledged, "lost": lost, "doubled": doubled, "unknown": unknown, "stale": stale, "reads": reads,
-                "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered,
+                "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered, "expired": expired,
                 "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.told, "seconds": self.seconds,
             })),
             Format::Table => {
@@ -62,7 +62,7 @@ impl Report {
                 writeln!(
                     anstream::stdout(),
                     "{colour}acknowledged={acknowledged} lost={lost} doubled={doubled} unknown={unknown} stale={stale} reads={reads} \
-                     pushes={pushes} missing={missing} phantom={phantom} disordered={disordered} digests={} seconds={:.1}{colour:#}",
+                     pushes={pushes} missing={missing} phantom={phantom} disordered={disordered} expired={expired} digests={} seconds={:.1}{colour:#}",
                     self.digests(),
                     self.seconds
                 )?;

@@ -108,8 +108,30 @@ pub(super) async fn play(
     Ok(deeds)
 }
 
-/// Waits until every writer has got on.
+/// Waits until every writer has got on, and every reader has been answered.
 pub(super) async fn advance(world: &World) -> anyhow::Result<()> {
+    writers_advance(world).await?;
+    readers_advance(world).await
+}
+
+/// Readers give up after a moment: unless each is answered between two rounds, reads without an answer would pass for good ones.
+async fn readers_advance(world: &World) -> anyhow::Result<()> {
+    let before = world.account().answered_reads();
+    let began = Instant::now();
+    loop {
+        let now = world.account().answered_reads();
+        let silent = before.iter().find(|(reader, count)| now.get(*reader) <= Some(*count));
+        match silent {
+            None => return Ok(()),
+            Some((reader, _)) if began.elapsed() > PATIENCE => {
+                bail!("no progress: within {} s of health, no read at {reader} was answered there", PATIENCE.as_secs())
+            }
+            Some(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+async fn writers_advance(world: &World) -> anyhow::Result<()> {
     let before = world.account().progress();
     let began = Instant::now();
     loop {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context as _, anyhow};
-use replicator_client::Client;
+use replicator_client::{Client, ClientBuilder};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::account::Account;
@@ -58,10 +58,14 @@ impl World {
         *self.stop.borrow()
     }
 
-    /// A client that knows all nodes, and tries the one with this number first.
-    pub(super) fn client_from(&self, first: usize) -> replicator_client::ClientBuilder {
-        let nodes = self.endpoints.len();
-        Client::builder().endpoints((0..nodes).map(|i| self.endpoints[(first + i) % nodes].clone()))
+    /// A client that knows all nodes.
+    pub(super) fn client(&self) -> ClientBuilder {
+        Client::builder().endpoints(self.endpoints.iter().cloned())
+    }
+
+    /// A client that knows this node alone, counted in turn. It goes to the primary too when the node refers it there.
+    pub(super) fn client_of(&self, turn: usize) -> ClientBuilder {
+        Client::builder().endpoints([&self.endpoints[turn % self.endpoints.len()]])
     }
 }
 

@@ -1,10 +1,10 @@
 //! Writers: each appends 0, 1, 2, … to the journal under its own name, for as long as it lasts, whatever happens to the nodes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use replicator_client::{Client, Error, Executed, Pipeline, Session};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{account::Ack, copies, world::World};
 use crate::cli::journal;
@@ -17,6 +17,14 @@ const WINDOW: usize = 32;
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// How long a request is tried: longer than a round may take in all, so that only a cluster that hangs gets there.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a session lives: longer than any writer is silent, so that none expires.
+pub(super) const SESSION_TTL: Duration = Duration::from_secs(3_600);
+/// How long a request over a shared stream is tried at one node before the session goes on at the next.
+const STAY: Duration = Duration::from_secs(1);
+/// Between two such tries, so that refusals don't become the load.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Writers that share streams.
+const SHARING: usize = 2;
 
 /// How a writer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,26 +53,36 @@ pub(super) fn name(writer: usize) -> String {
     format!("w{writer}")
 }
 
-/// The clients of all writers: those that share streams share a client for each node they begin at.
-pub(super) fn clients(world: &World, writers: usize) -> anyhow::Result<Vec<Client>> {
-    let build = |first: usize, streams: bool| {
-        world.client_from(first).attempt_timeout(ATTEMPT).deadline(DEADLINE).streams(streams).build()
+/// How a writer reaches the nodes.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// Knows all nodes.
+    client: Client,
+    /// One for each node, with streams: the same ones for all who share streams.
+    shared: Arc<[Client]>,
+}
+
+/// Those of all writers.
+pub(super) fn connections(world: &World, writers: usize) -> anyhow::Result<Vec<Connection>> {
+    let shared = (0..world.endpoints.len())
+        .map(|node| world.client_of(node).attempt_timeout(ATTEMPT).deadline(STAY).streams(true).build())
+        .collect::<Result<Arc<[_]>, _>>()?;
+    let connection = |_| {
+        let client = world.client().attempt_timeout(ATTEMPT).deadline(DEADLINE).build()?;
+        Ok(Connection { client, shared: Arc::clone(&shared) })
     };
-    let shared = (0..world.endpoints.len()).map(|node| build(node, true)).collect::<Result<Vec<_>, _>>()?;
-    let client = |writer: usize| match Way::of(writer) {
-        Way::SharedStream => Ok(shared[(writer / Way::ALL.len()) % shared.len()].clone()),
-        _ => Ok(build(writer, false)?),
-    };
-    (0..writers).map(client).collect()
+    (0..writers).map(connection).collect()
 }
 
 /// Writes until the word to stop.
-pub(super) async fn write(world: World, client: Client, writer: usize) -> anyhow::Result<()> {
+pub(super) async fn write(world: World, connection: Connection, writer: usize) -> anyhow::Result<()> {
     let way = Way::of(writer);
-    let task = Writer { world, client, writer };
+    let Connection { client, shared } = connection;
+    let task = Writer { world, client, shared, writer };
     let done = match way {
         Way::Pipeline => task.pipelined().await,
-        Way::Unary | Way::SharedStream => task.one_by_one().await,
+        Way::Unary => task.one_by_one().await,
+        Way::SharedStream => task.from_node_to_node().await,
         Way::Copies => copies::write(&task.world, writer).await,
     };
     done.with_context(|| format!("writer {writer} ({way:?})"))
@@ -87,6 +105,7 @@ pub(super) fn ack(response: &[u8], log_index: u64, digest: u64) -> anyhow::Resul
 struct Writer {
     world: World,
     client: Client,
+    shared: Arc<[Client]>,
     writer: usize,
 }
 
@@ -99,17 +118,58 @@ enum Next {
 
 impl Writer {
     async fn one_by_one(&self) -> anyhow::Result<()> {
-        let mut session = self.client.open_session(None).await?;
+        let mut session = self.client.open_session(Some(SESSION_TTL)).await?;
         while !self.world.is_stopped() {
             let number = self.world.account().sent(self.writer);
             let outcome = self.settle(&session, number).await?;
             if self.note(number, outcome)? == Next::NewSession {
-                session = self.client.open_session(None).await?;
+                session = self.client.open_session(Some(SESSION_TTL)).await?;
             }
             tokio::time::sleep(PACE).await;
         }
         session.close().await?;
         Ok(())
+    }
+
+    /// Executes over the streams of one node, and takes the session to the next one when that is away.
+    async fn from_node_to_node(&self) -> anyhow::Result<()> {
+        let mut turn = self.writer / Way::ALL.len() / SHARING;
+        let mut session = self.client.open_session(Some(SESSION_TTL)).await?;
+        session = Session::resume(self.shared(turn), session.saved());
+        while !self.world.is_stopped() {
+            let number = self.world.account().sent(self.writer);
+            let began = Instant::now();
+            let mut unknown = false;
+            let outcome = loop {
+                match session.execute(request(self.writer, number)).await {
+                    Err(error @ (Error::OutcomeUnknown { .. } | Error::Unavailable { .. })) => {
+                        // Whether the same number, sent again elsewhere, is executed once is what is tested.
+                        turn += 1;
+                        session = Session::resume(self.shared(turn), session.saved());
+                        unknown |= matches!(error, Error::OutcomeUnknown { .. });
+                        if !unknown {
+                            break Err(error);
+                        }
+                        if began.elapsed() > DEADLINE {
+                            return Err(error).context("an outcome stays unknown");
+                        }
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    known => break known,
+                }
+            };
+            if self.note(number, outcome)? == Next::NewSession {
+                session = self.client.open_session(Some(SESSION_TTL)).await?;
+                session = Session::resume(self.shared(turn), session.saved());
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        Session::resume(&self.client, session.saved()).close().await?;
+        Ok(())
+    }
+
+    fn shared(&self, turn: usize) -> &Client {
+        &self.shared[turn % self.shared.len()]
     }
 
     /// Executes one append, and asks for its outcome as long as it isn't known.
@@ -127,7 +187,7 @@ impl Writer {
 
     async fn pipelined(&self) -> anyhow::Result<()> {
         while !self.world.is_stopped() {
-            let session = self.client.open_session(None).await?;
+            let session = self.client.open_session(Some(SESSION_TTL)).await?;
             let pipeline = session.pipeline(WINDOW).await?;
             let (outcomes, mut waiting) = mpsc::channel(WINDOW);
             let submitting = self.submit(&pipeline, outcomes);
@@ -197,7 +257,10 @@ impl Writer {
                 Ok(Next::NewSession)
             }
             // What the session's last request came to will never be known.
-            Err(Error::SessionExpired { .. }) => Ok(Next::NewSession),
+            Err(Error::SessionExpired { .. }) => {
+                self.world.account().expired(self.writer, number);
+                Ok(Next::NewSession)
+            }
             Err(error) => Err(anyhow!(error).context(format!("number {number}"))),
         }
     }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use openraft::{
     Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::watch::WatchReceiver as _,
+    errors::ClientWriteError,
 };
 use replicator_storage::Log;
 use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec};
@@ -30,9 +31,7 @@ use self::{
     types::{Address, Command, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted, members},
 };
 use crate::{
-    replication::{
-        ApplySink, Member, PeerMessageError, Progress, ProposeError, Rejected, Role, Strategy, View, VoteStore,
-    },
+    replication::{ApplySink, Fate, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View, VoteStore},
     transport::{Envelope, Join, JoinAnswer, Peers},
 };
 
@@ -168,13 +167,17 @@ impl Strategy for Majority {
         }
     }
 
-    /// Looks now and then: metrics change with every entry, and would wake whoever waits for a change.
+    /// Looks now and then: metrics change with every entry, and would wake whoever waits for each change.
     fn stopped(&self) -> BoxFuture<'static, String> {
-        let metrics = self.raft.metrics();
+        let mut metrics = self.raft.metrics();
         async move {
             loop {
                 if let Err(fatal) = &metrics.borrow_watched().running_state {
                     return fatal.to_string();
+                }
+                // A panic drops the other end, and leaves the state as it was.
+                if metrics.changed().await.is_err() {
+                    return "its task has ended".to_owned();
                 }
                 tokio::time::sleep(STOPPED_PERIOD).await;
             }
@@ -182,7 +185,7 @@ impl Strategy for Majority {
         .boxed()
     }
 
-    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Rejected>, ProposeError>> {
+    fn propose(&self, entries: Vec<Bytes>) -> BoxFuture<'_, Result<BoxFuture<'static, Fate>, ProposeError>> {
         async move {
             if !self.raft.is_leader() {
                 return Err(ProposeError::NotPrimary);
@@ -192,11 +195,19 @@ impl Strategy for Majority {
             let mut results = written.map_err(|fatal| ProposeError::Stopped(fatal.to_string()))?;
             // A refusal comes at once; the results of what was taken come, in order, when it is applied.
             let result = async move {
-                let mut rejected = false;
+                let (mut applied, mut refused, mut unknown) = (0, 0, 0);
                 while let Some(result) = results.next().await {
-                    rejected |= !matches!(result, Ok(Ok(_)));
+                    match result {
+                        Ok(Ok(_)) => applied += 1,
+                        Ok(Err(ClientWriteError::ForwardToLeader(_))) => refused += 1,
+                        _ => unknown += 1,
+                    }
                 }
-                Rejected(rejected)
+                match (applied, refused, unknown) {
+                    (_, 0, 0) => Fate::Applied,
+                    (0, _, 0) => Fate::Refused,
+                    _ => Fate::Unknown,
+                }
             };
             Ok(result.boxed())
         }

@@ -15,7 +15,7 @@ mod watermark;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc::Sender},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread::{self, JoinHandle},
 };
 
@@ -23,7 +23,7 @@ use replicator_types::{LogIndex, Position};
 
 use self::{
     core::Core,
-    flusher::{Event, Flushing},
+    flusher::{Event, Flush},
     replay::position,
     types::Place,
 };
@@ -36,17 +36,16 @@ use crate::{Durable, Log, LogEnds, Record, StorageError, node_dir::LogClaim};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
-    shared: Arc<Shared>,
+    /// None only while it is dropped.
+    shared: Option<Arc<Shared>>,
     flusher: Option<JoinHandle<()>>,
     record_bytes_max: usize,
 }
 
-/// What the log and its flusher share. Locked in this order: `core`, then `flushing`.
+/// What the log and its flusher share. Locked in this order: `core`, then what is in `flush`.
 struct Shared {
     core: RwLock<Core>,
-    flushing: Mutex<Flushing>,
-    events: Sender<Event>,
-    flush_check: Option<FlushCheck>,
+    flush: Arc<Flush>,
     /// Held until raft-log, which is dropped first, is gone too.
     _claim: LogClaim,
 }
@@ -66,16 +65,11 @@ impl Shared {
         self.core.write().map_err(|_| panicked())
     }
 
-    /// Nothing in there panics halfway through a change.
-    fn flushing(&self) -> MutexGuard<'_, Flushing> {
-        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Starts a flush, if there is something to flush and none is in flight.
     fn start_flush(&self) {
         match self.write() {
-            Ok(mut core) => self.flushing().start(&mut core, &self.events),
-            Err(error) => flusher::fail(self, &error.to_string().into()),
+            Ok(mut core) => self.flush.start(&mut core),
+            Err(error) => self.flush.fail(&error.to_string().into()),
         }
     }
 }
@@ -85,19 +79,23 @@ fn panicked() -> StorageError {
 }
 
 impl DiskLog {
+    fn shared(&self) -> &Shared {
+        self.shared.as_ref().expect("it is there until the log is dropped")
+    }
+
     /// Runs a change of the log, unless it has failed; if the change fails midway, so has the log.
     fn change<T>(
         &self,
-        change: impl FnOnce(&mut Core, &mut Flushing) -> Result<T, StorageError>,
+        change: impl FnOnce(&mut Core, &Arc<Flush>) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
+        let flush = &self.shared().flush;
         let result = {
-            let mut core = self.shared.write()?;
-            let mut flushing = self.shared.flushing();
-            flushing.check()?;
-            change(&mut core, &mut flushing)
+            let mut core = self.shared().write()?;
+            flush.check()?;
+            change(&mut core, flush)
         };
         if let Err(StorageError::Failed { what }) = &result {
-            flusher::fail(&self.shared, what);
+            flush.fail(what);
         }
         result
     }
@@ -105,19 +103,19 @@ impl DiskLog {
 
 impl Log for DiskLog {
     fn ends(&self) -> LogEnds {
-        let core = self.shared.core.read().unwrap_or_else(PoisonError::into_inner);
-        LogEnds { purged: core.purged, last: core.last, durable: self.shared.flushing().durable() }
+        let core = self.shared().core.read().unwrap_or_else(PoisonError::into_inner);
+        LogEnds { purged: core.purged, last: core.last, durable: self.shared().flush.durable() }
     }
 
     fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError> {
-        self.change(|core, flushing| {
+        self.change(|core, flush| {
             core.check_append(&records, self.record_bytes_max)?;
             if !records.is_empty() {
-                core.append(records, flushing.durable_end())?;
-                flushing.written();
+                core.append(records, flush.durable_end())?;
+                flush.written();
             }
-            flushing.wait(done, &self.shared.events);
-            flushing.start(core, &self.shared.events);
+            flush.wait(done);
+            flush.start(core);
             Ok(())
         })
     }
@@ -130,7 +128,7 @@ impl Log for DiskLog {
         if from >= to {
             return Ok(Vec::new()); // raft-log would panic
         }
-        let core = self.shared.read()?;
+        let core = self.shared().read()?;
         let mut records = Vec::new();
         let mut bytes = 0_usize;
         for entry in core.raft.read(from.0, to.0) {
@@ -150,7 +148,7 @@ impl Log for DiskLog {
     }
 
     fn truncate_after(&self, last: Option<Position>) -> Result<(), StorageError> {
-        self.change(|core, flushing| {
+        self.change(|core, flush| {
             let last = last.or(core.purged);
             if last == core.last {
                 return Ok(());
@@ -161,14 +159,14 @@ impl Log for DiskLog {
                 return Err(core.not_contiguous(format!("can't truncate after {kept}, which is not in it")));
             }
             core.truncate(last)?;
-            flushing.truncated(last);
-            flushing.written();
+            flush.truncated(last);
+            flush.written();
             Ok(())
         })
     }
 
     fn purge_through(&self, through: Position) -> Result<(), StorageError> {
-        self.change(|core, flushing| {
+        self.change(|core, flush| {
             if let Some(purged) = core.purged {
                 if through.index < purged.index || through == purged {
                     return Ok(());
@@ -182,11 +180,11 @@ impl Log for DiskLog {
                 // An image installed over a log that doesn't hold its last entry: it is another history's, or too short.
                 let kept = core.purged;
                 core.truncate(kept)?;
-                flushing.truncated(kept);
+                flush.truncated(kept);
             }
             core.purge(held.unwrap_or(Place { round: core.round, position: through }))?;
-            flushing.written();
-            flushing.start(core, &self.shared.events); // raft-log removes purged chunks with a flush
+            flush.written();
+            flush.start(core); // raft-log removes purged chunks with a flush
             Ok(())
         })
     }
@@ -194,10 +192,12 @@ impl Log for DiskLog {
 
 impl Drop for DiskLog {
     fn drop(&mut self) {
-        let _ = self.shared.events.send(Event::Stop); // fails only if the flusher has ended
+        let Some(shared) = self.shared.take() else { return };
+        let flush = shared.flush.clone();
+        flush.send(Event::Stop(shared)); // Fails only if the flusher has ended.
         let Some(flusher) = self.flusher.take() else { return };
-        // The last handle may be dropped by somebody whom the flusher calls: then it ends by itself.
-        if flusher.thread().id() != thread::current().id() && flusher.join().is_err() {
+        // The last handle may be dropped by somebody who is called: then it ends by itself.
+        if flusher.thread().id() != thread::current().id() && !flush.is_caller() && flusher.join().is_err() {
             tracing::error!("the log's flusher panicked");
         }
     }

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, Mutex, RwLock, mpsc},
+    sync::{Arc, RwLock, mpsc},
     thread,
 };
 
@@ -13,7 +13,7 @@ use raft_log::RaftLog;
 use super::{
     DiskLog, DiskLogOptions, OpenReport, Shared,
     core::Core,
-    flusher::{self, Flushing},
+    flusher::{self, Flush},
     replay::position,
     scanner::{self, Scan},
     types::WalTypes,
@@ -51,20 +51,18 @@ impl DiskLog {
         let (events, heard) = mpsc::channel();
         let shared = Arc::new(Shared {
             core: RwLock::new(core),
-            flushing: Mutex::new(Flushing::new(watermark)),
-            events,
-            flush_check: options.flush_check.clone(),
+            flush: Arc::new(Flush::new(watermark, file, options.flush_check.clone(), events)),
             _claim: claim,
         });
         let flusher = thread::Builder::new()
             .name(format!("{name}-flusher"))
             .spawn({
                 let shared = shared.clone();
-                move || flusher::run(&shared, &heard, file)
+                move || flusher::run(&shared, &heard)
             })
             .map_err(StorageError::io("start the flusher of", &path))?;
         let record_bytes_max = options.record_bytes_max();
-        Ok((Self { shared, flusher: Some(flusher), record_bytes_max }, report))
+        Ok((Self { shared: Some(shared), flusher: Some(flusher), record_bytes_max }, report))
     }
 }
 

@@ -6,7 +6,7 @@ mod node;
 mod streams;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) anonymous: bool,
     /// What these nodes put behind every response: they are wrong.
     pub(crate) wrong: HashMap<usize, &'static str>,
+    /// These nodes refuse every request.
+    pub(crate) refusing: HashSet<usize>,
     /// What every node says of the members.
     pub(crate) members: Vec<pb::Member>,
     /// How often nodes were asked for it.
@@ -190,6 +192,9 @@ pub(crate) fn status(error: &pb::Error, primary: Option<String>) -> Status {
 impl State {
     fn execute(&mut self, node: usize, request: &pb::ExecuteRequest) -> Result<pb::ExecuteResponse, pb::Error> {
         self.received.push((node, request.sequence, request.acked_below, request.request.to_vec()));
+        if self.refusing.contains(&node) {
+            return Err(error(Code::InvalidArgument, pb::ErrorReason::InvalidRequest, 0));
+        }
         let mut outcome = self.outcome(node, request);
         if let (Ok(executed), Some(wrong)) = (&mut outcome, self.wrong.get(&node)) {
             executed.response = [&executed.response[..], wrong.as_bytes()].concat().into();
