@@ -82,7 +82,7 @@ pub(super) async fn write(world: World, connection: Connection, writer: usize) -
     let done = match way {
         Way::Pipeline => task.pipelined().await,
         Way::Unary => task.one_by_one().await,
-        Way::SharedStream => task.from_node_to_node().await,
+        Way::SharedStream => task.node_by_node().await,
         Way::Copies => copies::write(&task.world, writer).await,
     };
     done.with_context(|| format!("writer {writer} ({way:?})"))
@@ -132,7 +132,7 @@ impl Writer {
     }
 
     /// Executes over the streams of one node, and takes the session to the next one when that is away.
-    async fn from_node_to_node(&self) -> anyhow::Result<()> {
+    async fn node_by_node(&self) -> anyhow::Result<()> {
         let mut turn = self.writer / Way::ALL.len() / SHARING;
         let mut session = self.client.open_session(Some(SESSION_TTL)).await?;
         session = Session::resume(self.shared(turn), session.saved());
