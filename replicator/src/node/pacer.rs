@@ -13,9 +13,9 @@ use futures::future::BoxFuture;
 use crate::seams::Clock;
 
 /// With fewer entries about, nothing is held.
-const ENTRIES_MIN: usize = 8;
+const ENTRIES_MIN: usize = 16;
 /// The longest that a batch is held.
-const HOLD_MAX: Duration = Duration::from_micros(800);
+const HOLD_MAX: Duration = Duration::from_micros(1_000);
 /// Below this, holding has been given up.
 const HOLD_MIN: Duration = Duration::from_micros(100);
 /// After so many batches, it is tried again.
