@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     queries::Read,
     subscriptions::{Hub, Subscribe},
-    waiters::{Done, Waiters},
+    waiters::{Answer, Done, Waiters},
 };
 use crate::replication::{ApplySink, Committed};
 
@@ -84,11 +84,13 @@ impl Applier {
         waiters: Arc<Waiters>,
         fetch: FetchModule,
         ephemeral: mpsc::Sender<Vec<Push>>,
+        answers: mpsc::UnboundedSender<Vec<Answer>>,
     ) -> (Self, BoxFuture<'static, ()>) {
         let (work, queue) = mpsc::channel(WORK_MAX);
         let (publish, state) = watch::channel(AppliedState::default());
         let hub = Hub::default();
-        let applying = Loop { machine, waiters, fetch, publish, genesis: None, hub, ephemeral, logged_traps: 0 };
+        let applying =
+            Loop { machine, waiters, fetch, publish, genesis: None, hub, ephemeral, answers, logged_traps: 0 };
         (Self { work, state }, applying.run(queue).boxed())
     }
 
@@ -120,6 +122,8 @@ struct Loop {
     hub: Hub,
     /// What queries push, on its way to the other nodes.
     ephemeral: mpsc::Sender<Vec<Push>>,
+    /// Outcomes on their way to clients. Holds no more than the waiters did.
+    answers: mpsc::UnboundedSender<Vec<Answer>>,
     logged_traps: u64,
 }
 
@@ -158,7 +162,10 @@ impl Loop {
         let applied = self.apply_each(batch, &mut finished).await;
         self.publish();
         // Those before an entry that halts the machine were executed, and are answered.
-        self.waiters.complete(finished.into_iter());
+        let answers = self.waiters.complete(finished.into_iter());
+        if !answers.is_empty() {
+            let _ = self.answers.send(answers); // Fails only when the node ends.
+        }
         applied
     }
 

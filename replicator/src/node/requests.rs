@@ -235,8 +235,8 @@ impl Node {
             Ok(Err(_)) => Err(NodeError::OutcomeUnknown),
             Err(_) => match self.given_up(pending.seed) {
                 Some(error) => Err(error),
-                // It was answered, or dropped, at this very moment.
-                None => pending.done.try_recv().map_err(|_| NodeError::OutcomeUnknown),
+                // It was answered, or dropped, at this very moment: the answer is on its way.
+                None => (&mut pending.done).await.map_err(|_| NodeError::OutcomeUnknown),
             },
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Applier, Node, Running, Stage, Waiters, applier::FetchModule, ephemerals::QUERIES_WAITING_MAX,
-    founding::FoundingCall, modules::Modules, proposals::Proposals, proposer::Proposer, reads::Reads,
+    founding::FoundingCall, modules::Modules, proposals::Proposals, proposer::Proposer, reads::Reads, waiters::Answer,
 };
 use crate::{
     config::NodeConfig,
@@ -139,7 +139,9 @@ impl Node {
             .boxed()
         });
         let (ephemeral, pushed) = mpsc::channel(QUERIES_WAITING_MAX);
-        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch, ephemeral);
+        let (answers, answered) = mpsc::unbounded_channel();
+        tokio::spawn(send_answers(answered));
+        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch, ephemeral, answers);
         seams.threads.start_apply("apply", applying)?;
         let group = seams.threads.start_group("group")?;
 
@@ -378,6 +380,12 @@ impl Node {
                 let _ = self.submit(Command::Tick, deadline).await;
             }
         }
+    }
+}
+
+async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<Answer>>) {
+    while let Some(answers) = answered.recv().await {
+        answers.into_iter().for_each(Answer::send);
     }
 }
 

@@ -32,13 +32,16 @@ pub(super) enum Reply {
     Many(mpsc::UnboundedSender<(u64, Option<Done>)>, u64),
 }
 
-impl Reply {
-    fn send(self, done: Done) {
-        // Fails only if nobody waits any more.
-        match self {
-            Self::One(reply) => drop(reply.send(done)),
-            Self::Many(reply, ticket) => drop(reply.send((ticket, Some(done)))),
-        }
+/// An outcome on its way to who waits for that one. To be sent on the runtime that serves clients: there, the answers of a batch are ready
+/// before the connections that they go out by, which then send them all in one go.
+pub(super) struct Answer {
+    reply: oneshot::Sender<Done>,
+    done: Done,
+}
+
+impl Answer {
+    pub(super) fn send(self) {
+        let _ = self.reply.send(self.done); // Fails only if nobody waits any more.
     }
 }
 
@@ -163,20 +166,25 @@ impl Waiters {
         }
     }
 
-    /// Answers those of a batch of applied entries that somebody waits for.
+    /// Finds those of a batch of applied entries that somebody waits for, and tells who waits for many. The others' answers are to be sent.
     ///
     /// A refusal that a later copy of the same entry might not meet is no outcome yet if there may be such a copy: its waiter goes on.
-    pub(super) fn complete(&self, applied: impl Iterator<Item = (Seed, Done)>) {
+    #[must_use]
+    pub(super) fn complete(&self, applied: impl Iterator<Item = (Seed, Done)>) -> Vec<Answer> {
         let mut waiting = self.lock();
+        let mut answers = Vec::new();
         for (seed, done) in applied {
             let copies = waiting.entries.get(&seed).map_or(0, |waiter| waiter.proposed);
             if copies > 1 && is_transient(&done.outcome) {
                 continue;
             }
-            if let Some(waiter) = waiting.remove(seed) {
-                waiter.reply.send(done);
+            match waiting.remove(seed).map(|waiter| waiter.reply) {
+                Some(Reply::One(reply)) => answers.push(Answer { reply, done }),
+                Some(Reply::Many(reply, ticket)) => drop(reply.send((ticket, Some(done)))), // Fails only if nobody waits.
+                None => {}
             }
         }
+        answers
     }
 
     /// Drops all: the machine has halted, and nobody will be answered.
@@ -224,7 +232,7 @@ mod tests {
         let waiters = Waiters::new(10, 1_000);
         let mut receiver = waiters.add(SEED, 10).unwrap();
         waiters.mark_proposed([SEED].into_iter());
-        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter());
+        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter()).into_iter().for_each(Answer::send);
         assert_eq!(waiters.give_up(SEED), None);
         assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
     }
@@ -236,9 +244,9 @@ mod tests {
         waiters.mark_proposed([SEED].into_iter());
         waiters.mark_proposed([SEED].into_iter());
         let gap = Outcome::Refused(Refusal::Gap { last: replicator_types::Sequence(1) });
-        waiters.complete([(SEED, done(gap))].into_iter());
+        assert!(waiters.complete([(SEED, done(gap))].into_iter()).is_empty());
         assert!(receiver.try_recv().is_err());
-        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter());
+        waiters.complete([(SEED, done(Outcome::Genesis))].into_iter()).into_iter().for_each(Answer::send);
         assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
     }
 
