@@ -12,7 +12,7 @@ use replicator_machine::Push;
 use replicator_types::DiskId;
 use tokio::sync::mpsc;
 
-use super::{EnvelopeError, Node, Running, applier::Work};
+use super::{EnvelopeError, Node, applier::Work};
 use crate::transport::Envelope;
 
 /// Queries whose pushes may wait to be passed on.
@@ -68,27 +68,21 @@ impl Node {
                     continue;
                 }
                 let pushes = mem::take(peer).pushes;
-                sending.push(self.clone().deliver(running.clone(), member.disk, member.peer_address.clone(), pushes));
+                let envelope = Envelope { to: member.disk, ..running.envelope };
+                sending.push(self.clone().deliver(envelope, member.peer_address.clone(), pushes));
             }
             groups.clear();
         }
     }
 
-    async fn deliver(self: Arc<Self>, running: Arc<Running>, to: DiskId, address: String, pushes: Vec<Push>) -> DiskId {
-        let envelope = Envelope {
-            cluster: running.cluster,
-            lineage: running.lineage,
-            from: self.disk,
-            incarnation: self.incarnation,
-            to,
-        };
+    async fn deliver(self: Arc<Self>, envelope: Envelope, address: String, pushes: Vec<Push>) -> DiskId {
         if let Ok(channel) = self.peers.channel(&address) {
             let pushes = pushes.into_iter().map(|push| (push.to, push.payload)).collect();
             if let Err(error) = channel.deliver(envelope, pushes, BOUND).await {
                 tracing::debug!(%error, address, "ephemeral pushes were lost");
             }
         }
-        to
+        envelope.to
     }
 
     /// Takes what queries have pushed at another node.

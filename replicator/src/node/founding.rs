@@ -76,7 +76,7 @@ impl Node {
 
     /// Gets the genesis entry into the log, through whichever primary the new group elects.
     pub(super) async fn begin_history(&self, running: &Running, founding: Founding) -> Result<LogIndex, String> {
-        let entry = self.genesis_entry(&founding, running.cluster, running.lineage);
+        let entry = self.genesis_entry(&founding, running.envelope.cluster, running.envelope.lineage);
         let deadline = Self::deadline(FOUND_MAX);
         match self.submit(entry.command, deadline).await {
             Ok(done) if done.outcome == Outcome::Genesis => Ok(done.position.index),

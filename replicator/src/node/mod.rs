@@ -49,14 +49,14 @@ use crate::{
     config::NodeConfig,
     replication::Strategy,
     seams::{Group, Seams},
-    transport::Peers,
+    transport::{Envelope, Peers},
 };
 
 /// What a running replica has.
 pub(crate) struct Running {
     pub(crate) strategy: Arc<dyn Strategy>,
-    pub(crate) cluster: ClusterId,
-    pub(crate) lineage: Lineage,
+    /// With this node as sender; who passes a message on fills in the receiver.
+    pub(crate) envelope: Envelope,
     proposals: Arc<Proposals>,
     reads: mpsc::Sender<Reader>,
 }
@@ -167,7 +167,7 @@ impl Node {
     /// # Errors
     /// If the node has none yet.
     pub fn lineage(&self) -> Result<Lineage, NodeError> {
-        Ok(self.running()?.lineage)
+        Ok(self.running()?.envelope.lineage)
     }
 
     /// Checks that something a client holds belongs to this history. 0 passes: it wasn't said.

@@ -124,10 +124,11 @@ impl Node {
                 return Err(EnvelopeError::NotReady(detail));
             }
         };
-        if (running.cluster, running.lineage) != (envelope.cluster, envelope.lineage) {
+        let ours = &running.envelope;
+        if (ours.cluster, ours.lineage) != (envelope.cluster, envelope.lineage) {
             return Err(EnvelopeError::Refused(format!(
                 "this is cluster {} lineage {}, not {} lineage {}",
-                running.cluster, running.lineage, envelope.cluster, envelope.lineage
+                ours.cluster, ours.lineage, envelope.cluster, envelope.lineage
             )));
         }
         let known = self.dir.meta().peers.get(&envelope.from).map(|known| known.incarnation);
@@ -172,7 +173,7 @@ impl Node {
         let Ok(running) = self.running() else {
             return JoinAnswer { detail: "this node has no cluster yet".into(), ..JoinAnswer::default() };
         };
-        let cluster = Some((running.cluster, running.lineage));
+        let cluster = Some((running.envelope.cluster, running.envelope.lineage));
         JoinAnswer { cluster, ..running.strategy.join(join).await }
     }
 }

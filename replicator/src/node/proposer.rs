@@ -124,6 +124,7 @@ impl Proposer {
                 repeat_at = Instant::now() + silence;
             }
             let room = pending.queue.len() < 16 * BATCH_ENTRIES_MAX;
+            let mut answered = None;
             tokio::select! {
                 biased;
                 changed = view.changed() => {
@@ -136,8 +137,7 @@ impl Proposer {
                 }
                 Some((fate, entries)) = under_way.next() => {
                     if fate == Fate::Applied {
-                        self.proposals.take(&mut pending.queue);
-                        pacer.finished(entries.len(), pending.waiting());
+                        answered = Some(entries.len());
                     } else {
                         if fate == Fate::Refused {
                             self.waiters.unmark_proposed(entries.into_iter());
@@ -159,6 +159,9 @@ impl Proposer {
             }
             if room {
                 self.proposals.take(&mut pending.queue);
+            }
+            if let Some(answered) = answered {
+                pacer.finished(answered, pending.waiting());
             }
             if pending.missing(&under_way, &pacer, primary) == 0 && Instant::now() >= give_at {
                 let now = view.borrow().clone();

@@ -214,11 +214,11 @@ impl Node {
         }
         // An interrupted `init` is finished by calling it again: the group is there, the genesis entry isn't.
         while let Some((founding, answer)) = foundings.recv().await {
-            let begun = self.applier.state.borrow().genesis.is_some() || founding.cluster != running.cluster;
+            let begun = self.applier.state.borrow().genesis.is_some() || founding.cluster != running.envelope.cluster;
             let founded = if begun {
                 Err(format!(
                     "{} belongs to cluster {} already; `init` makes new clusters only",
-                    self.config.name, running.cluster
+                    self.config.name, running.envelope.cluster
                 ))
             } else {
                 match self.check_founding(&founding).await {
@@ -300,10 +300,9 @@ impl Node {
     }
 
     async fn take_part(self: &Arc<Self>, cluster: ClusterId, lineage: Lineage) -> Result<Arc<Running>, StartError> {
+        let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
         let parts = Parts {
-            cluster: (cluster, lineage),
-            disk: self.disk,
-            incarnation: self.incarnation,
+            envelope,
             log: self.log.clone(),
             peers: self.group_peers.clone(),
             votes: Arc::new(MetaVotes(self.dir.clone())),
@@ -311,7 +310,6 @@ impl Node {
             timing: self.config.timing,
         };
         let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.group.handle).await?);
-        let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
         let proposals = Arc::new(Proposals::default());
         let (reads, readers) = mpsc::channel(1_024);
         let (waiters, peers) = (self.waiters.clone(), self.group_peers.clone());
@@ -326,7 +324,7 @@ impl Node {
         };
         self.group.handle.spawn(proposer.run());
         self.group.handle.spawn(Reads { strategy: strategy.clone(), peers, envelope }.run(readers));
-        let running = Arc::new(Running { strategy, cluster, lineage, proposals, reads });
+        let running = Arc::new(Running { strategy, envelope, proposals, reads });
         tokio::spawn(self.clone().watch_group(running.clone()));
         tokio::spawn(self.clone().remember_members(running.clone()));
         tokio::spawn(self.clone().register(running.clone()));

@@ -21,7 +21,7 @@ use openraft::{
     errors::ClientWriteError,
 };
 use replicator_storage::Log;
-use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec};
+use replicator_types::{DiskId, Epoch, LogIndex, codec};
 use tokio::{runtime::Handle, sync::watch};
 
 use self::{
@@ -57,12 +57,8 @@ impl Default for Timing {
 
 /// What a replica needs to take part.
 pub struct Parts {
-    /// Which cluster and history.
-    pub cluster: (ClusterId, Lineage),
-    /// This replica's disk.
-    pub disk: DiskId,
-    /// How often that has been started.
-    pub incarnation: Incarnation,
+    /// Which cluster and history, and which start of this replica's disk, as sender.
+    pub envelope: Envelope,
     /// Its log.
     pub log: Arc<dyn Log>,
     /// Channels to the other replicas.
@@ -91,7 +87,7 @@ impl Majority {
     /// If the log or the vote can't be read.
     pub async fn start(parts: Parts, group: &Handle) -> io::Result<Self> {
         let config = Config {
-            cluster_name: parts.cluster.0.to_string(),
+            cluster_name: parts.envelope.cluster.to_string(),
             heartbeat_interval: parts.timing.heartbeat_ms,
             election_timeout_min: parts.timing.election_min_ms,
             election_timeout_max: parts.timing.election_max_ms,
@@ -106,7 +102,7 @@ impl Majority {
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(io::Error::other)?);
-        let disk = parts.disk;
+        let disk = parts.envelope.from;
         let (raft, view) = group.spawn(build(parts, config)).await.map_err(io::Error::other)??;
         Ok(Self { disk, raft, view })
     }
@@ -114,12 +110,11 @@ impl Majority {
 
 /// Runs on the group's runtime, which all of the group's tasks then share.
 async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
-    let (cluster, lineage) = parts.cluster;
-    let envelope = Envelope { cluster, lineage, from: parts.disk, incarnation: parts.incarnation, to: parts.disk };
-    let links = Links { peers: parts.peers, envelope };
+    let disk = parts.envelope.from;
+    let links = Links { peers: parts.peers, envelope: parts.envelope };
     let store = LogStore::new(parts.log, parts.votes)?;
     let machine = StateMachine::new(parts.sink);
-    let raft = Raft::new(parts.disk, config, links, store, machine).await.map_err(io::Error::other)?;
+    let raft = Raft::new(disk, config, links, store, machine).await.map_err(io::Error::other)?;
     tokio::spawn(membership::finish_changes(raft.clone()));
     let (publish, view) = watch::channel(view_of(&raft));
     let watched = raft.clone();
