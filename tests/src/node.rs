@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::{command, programs, until};
 
@@ -140,7 +140,8 @@ impl NodeProcess {
         }
     }
 
-    /// SIGSTOP: the process stands still with all its sockets open.
+    /// SIGSTOP: the process stands still with all its sockets open. Returns once it does: the signal's sender goes on before each of the
+    /// process's threads has heard of it.
     ///
     /// # Errors
     /// If it doesn't run.
@@ -149,7 +150,10 @@ impl NodeProcess {
         let mut guard = Command::new("sh");
         guard.args(["-c", &format!("cat >/dev/null; kill -CONT {pid}")]).stdin(Stdio::piped());
         self.stopped = Some(guard.spawn().context("can't start sh")?);
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        waitid(WaitId::Pid(Pid::from_child(self.child.as_ref().context("it runs")?)), WaitIdOptions::STOPPED)
+            .with_context(|| format!("{} did not stop", self.name))?;
+        Ok(())
     }
 
     /// SIGCONT.

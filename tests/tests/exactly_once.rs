@@ -88,14 +88,16 @@ async fn die_after_proposal(cluster: &mut Cluster, door: Door, message: ExecuteR
         cluster[follower].pause()?;
     }
     let mut node = own(cluster, primary).await?;
-    let client = tokio::spawn(async move { door.send(&mut node, message).await.map(|_| ()) });
+    let client = tokio::spawn(async move { door.send(&mut node, message).await });
     let reached = until("the request is in the primary's log", async || {
         let last = cluster.status(primary).await?.last_log_index;
         ensure!(last > before, "its log ends at {last}");
         Ok(())
     });
     reached.await?;
-    ensure!(!client.is_finished(), "it was answered without a majority");
+    if client.is_finished() {
+        bail!("it was answered without a majority: {:?}", client.await?);
+    }
     client.abort();
     Ok(primary)
 }
