@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::{
-    init,
+    init, output,
     status::{self, Surveyed},
 };
 
@@ -81,12 +81,25 @@ impl Cluster {
         };
         fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let ports = free_ports(2 * nodes)?;
-        let nodes: Vec<Node> = (0..nodes)
-            .map(|i| Node {
-                name: format!("n{}", i + 1),
-                client_address: format!("127.0.0.1:{}", ports[2 * i]),
-                peer_address: format!("127.0.0.1:{}", ports[2 * i + 1]),
+        let addresses = match used_addresses(&dir)? {
+            used if used.is_empty() => {
+                let addresses = free_ports(2 * nodes)?.into_iter().map(|port| format!("127.0.0.1:{port}"));
+                addresses.collect::<Vec<_>>().chunks(2).map(|pair| [pair[0].clone(), pair[1].clone()]).collect()
+            }
+            used if used.len() == nodes => used,
+            used => bail!(
+                "{} holds a cluster of {}; give --nodes {}",
+                dir.display(),
+                output::count(used.len(), "node"),
+                used.len()
+            ),
+        };
+        let nodes: Vec<Node> = (1..)
+            .zip(addresses)
+            .map(|(number, [client_address, peer_address])| Node {
+                name: format!("n{number}"),
+                client_address,
+                peer_address,
                 child: None,
                 stdin: None,
             })
@@ -326,6 +339,31 @@ pub(super) fn odd_and_few(text: &str) -> Result<usize, String> {
     }
 }
 
+/// The client and peer addresses of the nodes whose folders are there already: members know each other by them.
+fn used_addresses(dir: &Path) -> anyhow::Result<Vec<[String; 2]>> {
+    let mut used = Vec::new();
+    for number in 1.. {
+        let path = dir.join(format!("n{number}.toml"));
+        let config = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            config => config.with_context(|| format!("can't read {}", path.display()))?,
+        };
+        let config: toml::Table = config.parse().with_context(|| format!("{} is damaged", path.display()))?;
+        let address = |key: &str| {
+            let address = config.get(key).and_then(toml::Value::as_str);
+            let address = address.with_context(|| format!("{} has no {key}", path.display()))?;
+            match TcpListener::bind(address) {
+                Ok(_) => Ok(address.to_owned()),
+                Err(error) => Err(error).with_context(|| {
+                    format!("the cluster in {} can't listen on {address}; does it run already?", dir.display())
+                }),
+            }
+        };
+        used.push([address("client_address")?, address("peer_address")?]);
+    }
+    Ok(used)
+}
+
 fn config(node: &Node, nodes: &[Node], dir: &Path) -> String {
     let peers = nodes.iter().filter(|peer| peer.name != node.name);
     let peers: String =
@@ -358,4 +396,22 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
         }
     }
     bail!("fewer than {count} ports are free on 127.0.0.1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_used_folder_keeps_its_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let prepare = |nodes| Cluster::prepare(Setup { nodes, place: Place::Kept(folder.path()), settings: "" });
+        let first = prepare(3).unwrap().endpoints();
+        assert_eq!(prepare(3).unwrap().endpoints(), first, "its members would not find each other");
+        let error = prepare(5).err().unwrap().to_string();
+        assert!(error.contains("holds a cluster of 3 nodes; give --nodes 3"), "{error}");
+        let _taken = TcpListener::bind(&first[1]).unwrap();
+        let error = prepare(3).err().unwrap().to_string();
+        assert!(error.contains(&first[1]) && error.contains("does it run already?"), "{error}");
+    }
 }

@@ -31,11 +31,14 @@ use self::{
 use super::{
     Failure, Output,
     cluster::{Cluster, Place, Setup, bundled_module, odd_and_few},
-    status,
+    output, status,
 };
 
 /// How long a request may take before it counts as an error.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest request. A cluster's own limit is lower.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
 
 /// Room for an append with a long name and a large number.
 const JOURNAL_BYTES_MIN: usize = 64;
@@ -53,7 +56,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "64", value_parser = clap::value_parser!(u32).range(1..=50_000))]
     clients: Vec<u32>,
     /// Bytes of each request
-    #[arg(long, value_name = "B", default_value_t = 128)]
+    #[arg(long, value_name = "B", default_value_t = 128, value_parser = request_bytes)]
     bytes: usize,
     /// Seconds that are measured, after one to warm up
     #[arg(long, value_name = "S", default_value = "6", value_parser = clap::value_parser!(u32).range(1..=3_600))]
@@ -119,6 +122,12 @@ pub(super) fn mode(text: &str) -> Result<String, String> {
     }
 }
 
+/// As long as a message may be, whatever the cluster's own limit is.
+fn request_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|&bytes| bytes <= REQUEST_BYTES_MAX);
+    bytes.ok_or_else(|| format!("expected a number of bytes, at most {REQUEST_BYTES_MAX}"))
+}
+
 pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
     if args.module == "journal" && args.bytes < JOURNAL_BYTES_MIN {
         return Err(Failure::Usage(too_short_for_a_journal()));
@@ -126,25 +135,42 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let mut own = if args.endpoints.is_empty() {
+        module_file(&args.module)?; // before there is a folder
         let place = Place::Temporary { within: args.data_dir.as_deref(), command: "bench" };
         Some(Cluster::prepare(Setup { nodes: args.nodes, place, settings: "" })?)
     } else {
         None
     };
     let measured = tokio::select! {
-        measured = measure(&args, own.as_mut()) => measured,
-        _ = interrupt.recv() => Err(anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow!("terminated")),
+        measured = measure(&args, own.as_mut()) => measured.map_err(Ended::Failed),
+        _ = interrupt.recv() => Err(Ended::Told(anyhow!("interrupted"))),
+        _ = terminate.recv() => Err(Ended::Told(anyhow!("terminated"))),
     };
+    let mut fallen = Vec::new();
     if let Some(cluster) = &mut own {
+        fallen = cluster.fallen();
         cluster.stop().await;
         match &measured {
-            Ok(_) => cluster.remove_temporary(),
-            Err(_) => eprintln!("the nodes' folders and logs are kept in {}", cluster.dir().display()),
+            Err(Ended::Failed(_)) => {}
+            Ok(_) if !fallen.is_empty() => {}
+            _ => cluster.remove_temporary(),
+        }
+        if cluster.dir().exists() {
+            output::note(
+                args.output.output,
+                &format!("the nodes' folders and logs are kept in {}", cluster.dir().display()),
+            );
         }
     }
-    let report = measured?;
+    let report = match measured {
+        Ok(report) => report,
+        Err(Ended::Failed(error)) if !fallen.is_empty() => return Err(error.context(fallen.join("; ")).into()),
+        Err(Ended::Failed(error) | Ended::Told(error)) => return Err(error.into()),
+    };
     report.print(args.output.output)?;
+    if !fallen.is_empty() {
+        return Err(Failure::Failed(anyhow!("{}", fallen.join("; "))));
+    }
     match report.runs.iter().find(|run| run.latency_us.is_empty()) {
         Some(Measured { clients, first_error, .. }) => Err(Failure::Failed(anyhow!(
             "no request of {clients} clients succeeded: {}",
@@ -152,6 +178,13 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Why there is no report.
+enum Ended {
+    Failed(anyhow::Error),
+    /// The user or the system has said so.
+    Told(anyhow::Error),
 }
 
 fn too_short_for_a_journal() -> String {
@@ -290,5 +323,19 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.task.abort();
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_no_longer_than_a_message() {
+        assert_eq!(request_bytes("0"), Ok(0));
+        assert_eq!(request_bytes("67108864"), Ok(REQUEST_BYTES_MAX));
+        for bad in ["67108865", "18446744073709551615", "99999999999999999999", "-1", "1k", ""] {
+            assert!(request_bytes(bad).is_err(), "{bad:?} was taken");
+        }
     }
 }

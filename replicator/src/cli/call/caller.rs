@@ -111,9 +111,12 @@ impl Caller {
         self.file.is_some()
     }
 
-    /// The outcome of the first interrupted request not yet told, if that is `request`.
+    /// The outcome of the first interrupted request not yet told that is `request`. Those before it are told: a call that was killed
+    /// between a print and striking out has printed their outcomes, so that they aren't given again.
     pub(super) fn take_repeat(&mut self, request: &Bytes) -> Option<(Sequence, Result<Executed, Error>)> {
-        let Interrupted { sequence, outcome, .. } = self.interrupted.pop_front_if(|first| first.request == *request)?;
+        let (passed, Interrupted { sequence, outcome, .. }) =
+            take_first(&mut self.interrupted, |one| one.request == *request)?;
+        passed.into_iter().for_each(|one| self.tell_interrupted(one));
         self.note(&format!("this is request {sequence}, which was interrupted earlier; it is not executed twice"));
         Some((sequence, outcome))
     }
@@ -128,19 +131,21 @@ impl Caller {
         if self.interrupted.is_empty() {
             return Ok(());
         }
-        for Interrupted { sequence, outcome, .. } in std::mem::take(&mut self.interrupted) {
-            let what = match outcome {
-                Ok(done) => {
-                    let response = print::readable(&done.response, true);
-                    format!("was executed at log index {}, and answered: {response}", done.log_index)
-                }
-                Err(Error::SequenceStale { .. }) => "was executed; its answer is no longer kept".to_owned(),
-                Err(Error::SequenceReused { .. }) => "was not executed: its number was used for another".to_owned(),
-                Err(error) => format!("came to this: {:#}", explain(error, true)),
-            };
-            self.note(&format!("request {sequence}, interrupted earlier, {what}"));
-        }
+        std::mem::take(&mut self.interrupted).into_iter().for_each(|one| self.tell_interrupted(one));
         self.strike_out([])
+    }
+
+    fn tell_interrupted(&self, Interrupted { sequence, outcome, .. }: Interrupted) {
+        let what = match outcome {
+            Ok(done) => {
+                let response = print::readable(&done.response, true);
+                format!("was executed at log index {}, and answered: {response}", done.log_index)
+            }
+            Err(Error::SequenceStale { .. }) => "was executed; its answer is no longer kept".to_owned(),
+            Err(Error::SequenceReused { .. }) => "was not executed: its number was used for another".to_owned(),
+            Err(error) => format!("came to this: {:#}", explain(error, true)),
+        };
+        self.note(&format!("request {sequence}, interrupted earlier, {what}"));
     }
 
     /// Says something beside the results.
@@ -232,6 +237,13 @@ impl Caller {
     }
 }
 
+/// Takes the first that is wanted, and all before it. Takes none if none is.
+fn take_first<T>(from: &mut VecDeque<T>, wanted: impl Fn(&T) -> bool) -> Option<(Vec<T>, T)> {
+    let at = from.iter().position(wanted)?;
+    let passed = from.drain(..at).collect();
+    Some((passed, from.pop_front()?))
+}
+
 /// Whether the request had no effect, and never will under its number.
 pub(super) fn refused_without_effect(error: &Error) -> bool {
     matches!(error, Error::InvalidRequest { .. } | Error::RequestTooLarge { .. } | Error::WindowFull { .. })
@@ -244,4 +256,19 @@ pub(super) fn stopped(line: u64, done: u64, error: anyhow::Error) -> Failure {
         output::count(usize::try_from(done).unwrap_or(usize::MAX), "answer")
     );
     Failure::Failed(error.context(told.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeat_is_found_behind_what_was_printed_and_not_struck_out() {
+        let mut left: VecDeque<u32> = [1, 2, 3, 2].into();
+        assert_eq!(take_first(&mut left, |&one| one == 9), None);
+        assert_eq!(left, [1, 2, 3, 2], "one that isn't there passes over nothing");
+        assert_eq!(take_first(&mut left, |&one| one == 2), Some((vec![1], 2)));
+        assert_eq!(take_first(&mut left, |&one| one == 3), Some((vec![], 3)));
+        assert_eq!(left, [2]);
+    }
 }

@@ -87,7 +87,7 @@ pub(super) fn readable(response: &[u8], one_line: bool) -> String {
     let shown = |c: char| match c {
         '\n' => !one_line,
         '\t' => true,
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
         c => !c.is_control(),
     };
     match std::str::from_utf8(response) {
@@ -115,6 +115,7 @@ mod tests {
         assert_eq!(readable(b"\x1b[2J", false), "1b5b324a");
         assert_eq!(readable(b"\xff", false), "ff");
         assert_eq!(readable("\u{202e}".as_bytes(), false), "e280ae");
+        assert_eq!(readable("\u{61c}".as_bytes(), false), "d89c");
         assert_eq!(readable(b"", true), "");
     }
 

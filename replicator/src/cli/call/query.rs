@@ -239,9 +239,12 @@ async fn lines(
             },
             line = input.recv(), if open && under_way.len() < window => match line {
                 None => open = false,
-                Some(line) => {
-                    let (line, request) = line?;
-                    under_way.push_back(reader.ask_line(line, request));
+                Some(Ok((line, request))) => under_way.push_back(reader.ask_line(line, request)),
+                // What came before it still has its turn.
+                Some(Err(error)) => {
+                    output::note(printer.format, &format!("no more lines are read: {error:#}"));
+                    without += 1;
+                    open = false;
                 }
             },
         }

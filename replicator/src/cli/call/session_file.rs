@@ -6,6 +6,7 @@
 //! The file is private to its owner, because a session's id is a secret. It is replaced atomically, and locked by a call until that ends.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -65,6 +66,7 @@ impl SessionFile {
         let began = Instant::now();
         let name = path.display();
         loop {
+            check_kind(path)?;
             let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
             let file = file.with_context(|| format!("can't open {name}"))?;
             match file.try_lock() {
@@ -109,12 +111,14 @@ impl SessionFile {
     }
 
     fn replace(&mut self, content: &[u8]) -> io::Result<()> {
-        let mut temporary = self.path.clone().into_os_string();
-        temporary.push(format!(".{}", std::process::id()));
-        let temporary = PathBuf::from(temporary);
+        // The same name each time, so that killed calls don't leave one each. Only the one that holds the lock writes it.
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(".new");
+        let temporary = self.path.with_file_name(name);
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {} // Left behind by a killed process of this number.
+            _ => {} // Left behind by a killed call.
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         // Locked before it is there, so that nobody comes between.
@@ -144,8 +148,19 @@ fn is_at(file: &File, path: &Path) -> bool {
     same().unwrap_or(false)
 }
 
+/// Refuses what can't be a session's file. A device would be replaced by one, and a pipe waited for.
+fn check_kind(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_file() => Ok(()),
+        Ok(_) => bail!("{} is no regular file, so it can't hold a session; use another file", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("can't open {}", path.display())),
+    }
+}
+
 /// What a file holds; none if it is empty.
 pub(super) fn read(path: &Path) -> Result<Option<Kept>> {
+    check_kind(path)?;
     let name = path.display();
     let bytes = fs::read(path).with_context(|| format!("can't read {name}"))?;
     if bytes.is_empty() {
@@ -230,6 +245,32 @@ mod tests {
         drop(file);
         let (_, kept) = waiting.await.unwrap().unwrap();
         assert_eq!(kept.unwrap().session.next_sequence, Sequence(19));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for path in [&pipe, &link, &folder.path().to_owned()] {
+            let before = fs::metadata(path).unwrap().file_type();
+            for error in [SessionFile::open(path, AT_ONCE).await.unwrap_err(), read(path).unwrap_err()] {
+                assert!(error.to_string().contains("is no regular file"), "{error:#}");
+            }
+            assert_eq!(fs::metadata(path).unwrap().file_type(), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn killed_calls_leave_no_pile_of_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session");
+        let (mut file, _) = SessionFile::open(&path, AT_ONCE).await.unwrap();
+        fs::write(folder.path().join(".session.new"), "half").unwrap();
+        file.save(&session(), Sequence(3), &[]).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something is left over");
     }
 
     #[tokio::test]

@@ -60,7 +60,12 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
         _ = interrupt.recv() => Err(anyhow!("interrupted")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),
         _ = terminate.recv() => Err(anyhow!("terminated")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),
     };
+    let fallen = cluster.fallen();
     cluster.stop().await;
+    let played = played.map_err(|error| match fallen.is_empty() {
+        true => error,
+        false => error.context(fallen.join("; ")),
+    });
     match played {
         Ok(()) => {
             cluster.remove_temporary();

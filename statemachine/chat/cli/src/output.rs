@@ -114,12 +114,11 @@ pub(crate) fn visible(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\t' => shown.push(' '),
-            // Controls, and the marks that reverse the order of what follows.
-            _ if c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
+            // The marks that reverse the order of what follows, and those that end a line.
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 shown.extend(c.escape_default());
             }
+            _ if c.is_control() => shown.extend(c.escape_default()),
             _ => shown.push(c),
         }
     }
@@ -178,6 +177,7 @@ mod tests {
     #[test]
     fn a_message_cannot_drive_the_terminal() {
         assert_eq!(visible("a\x1b[31mb\r\n\u{202e}c\té"), "a\\u{1b}[31mb\\r\\n\\u{202e}c é");
+        assert_eq!(visible("\u{61c}a\u{2028}b"), "\\u{61c}a\\u{2028}b");
         let line = anstream::adapter::strip_str(&line(&message(8, "x\ny"))).to_string();
         assert!(line.ends_with("#8 bob: x\\ny"), "{line}");
     }
