@@ -27,6 +27,11 @@ fn flip(file: &Path, at: usize) -> Result<()> {
     Ok(())
 }
 
+/// Where the zeros begin that a segment of the log is filled with.
+fn written_end(segment: &[u8]) -> usize {
+    segment.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 /// The only file with this ending in a node's folder.
 fn only(folder: PathBuf, ending: &str) -> Result<PathBuf> {
     let files = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -62,16 +67,15 @@ async fn rejoins(cluster: &mut Cluster, node: usize) -> Result<()> {
 fn flipped_byte_in_the_log_is_refused_at_its_offset_and_rejoin_heals() {
     scenario(async |s| {
         let (mut cluster, node) = one_stopped(s).await?;
-        let log = only(cluster[node].data_dir.join("log"), ".wal")?;
+        let log = only(cluster[node].data_dir.join("log"), ".seg")?;
         let whole = fs::read(&log)?;
-        for at in [1, whole.len() / 2, whole.len() - 1] {
+        let end = written_end(&whole);
+        for at in [1, 4096, end / 2, end - 9] {
             flip(&log, at)?;
-            refuses(&mut cluster, node, &log, &["byte "])
-                .await
-                .with_context(|| format!("byte {at} of {}", whole.len()))?;
+            refuses(&mut cluster, node, &log, &["byte "]).await.with_context(|| format!("byte {at} of {end}"))?;
             fs::write(&log, &whole)?;
         }
-        flip(&log, whole.len() / 3)?;
+        flip(&log, end / 3)?;
         rejoins(&mut cluster, node).await
     });
 }
@@ -100,14 +104,21 @@ fn missing_meta_is_refused_and_rejoin_heals() {
 }
 
 #[test]
-fn log_cut_below_what_was_durable_is_refused_and_rejoin_heals() {
+fn log_that_lost_what_was_durable_is_refused_and_rejoin_heals() {
     scenario(async |s| {
         let (mut cluster, node) = one_stopped(s).await?;
-        let log = only(cluster[node].data_dir.join("log"), ".wal")?;
+        let log = only(cluster[node].data_dir.join("log"), ".seg")?;
         let whole = fs::read(&log)?;
-        for cut in [1, 100, whole.len() / 2] {
-            fs::write(&log, &whole[..whole.len() - cut])?;
-            refuses(&mut cluster, node, &log, &["durable"]).await.with_context(|| format!("{cut} bytes cut"))?;
+        let end = written_end(&whole);
+        for lost in [9, 100, end / 2] {
+            let mut bytes = whole.clone();
+            bytes[end - lost..].fill(0);
+            fs::write(&log, bytes)?;
+            refuses(&mut cluster, node, &log, &["durable"]).await.with_context(|| format!("{lost} bytes lost"))?;
+        }
+        for size in [0, 4096, whole.len() / 2, whole.len() - 1] {
+            fs::write(&log, &whole[..size])?;
+            refuses(&mut cluster, node, &log, &["byte "]).await.with_context(|| format!("cut to {size} bytes"))?;
         }
         rejoins(&mut cluster, node).await
     });
@@ -117,9 +128,10 @@ fn log_cut_below_what_was_durable_is_refused_and_rejoin_heals() {
 fn bytes_after_the_durable_log_are_a_torn_tail_and_dropped() {
     scenario(async |s| {
         let (mut cluster, node) = one_stopped(s).await?;
-        let log = only(cluster[node].data_dir.join("log"), ".wal")?;
+        let log = only(cluster[node].data_dir.join("log"), ".seg")?;
         let mut torn = fs::read(&log)?;
-        torn.extend([0x5a; 33]);
+        let end = written_end(&torn).next_multiple_of(8);
+        torn[end..end + 33].fill(0x5a);
         fs::write(&log, torn)?;
         cluster.restart(node).await?;
         cluster.verify().await?;

@@ -287,8 +287,8 @@ pub(crate) fn random(path: &Path) -> Result<u64, StorageError> {
     })
 }
 
-/// Makes all files that this process creates from now on private to their owner. The log's chunk files are created by raft-log with
-/// the process's default mode; the 0700 folder protects them, and this makes them 0600 as well.
+/// Makes all files that this process creates from now on private to their owner. Those in the folder are made so anyway; this
+/// covers whatever else the process leaves on the disk.
 pub fn restrict_umask() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }

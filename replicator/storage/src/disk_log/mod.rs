@@ -1,53 +1,51 @@
-//! The log on the disk: raft-log's chunks, opened only after our scanner has read them, with a durable watermark beside them.
+//! The log on the disk: one endless row of records, in segments that are filled with zeros before they are written.
 //!
-//! What raft-log gives: append-only chunk files with checksums, an index and a cache in memory, and a thread that writes and fsyncs.
-//! What is added here: one flush in flight ([`flusher`]), damage told from torn tails ([`scanner`], [`watermark`]), and strict
-//! positions. raft-log's vote, commit and user data are never used.
+//! Overwriting a file that has its size changes none of the file system's metadata, so a flush is one command to the disk
+//! ([`block_file`], [`preparation`]). A caller's change takes effect in memory at once ([`state`], [`index`]); the log's thread makes it
+//! durable, one flush in flight ([`writer`], [`segment_writer`]). At a start every byte is read, and damage is told from a torn tail
+//! ([`scanner`], [`tear`]) by a durable watermark ([`watermark`]). Why it is our own: `docs/adr/0012-own-log.md`.
 
-mod core;
-mod flusher;
+mod block_file;
+mod index;
 mod open;
 mod options;
+mod preparation;
+mod reader;
+mod record;
+mod repair;
 mod replay;
 mod scanner;
-mod types;
+mod segment;
+mod segment_writer;
+mod state;
+mod tear;
 mod watermark;
+mod window;
+mod writer;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    io::ErrorKind,
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use replicator_types::{LogIndex, Position};
 
-use self::{
-    core::Core,
-    flusher::{Event, Flush},
-    replay::position,
-    types::Place,
-};
+use self::writer::Shared;
 pub use self::{
-    flusher::FlushCheck,
     options::{DiskLogOptions, OpenReport},
-    scanner::TornTail,
+    tear::TornTail,
+    writer::FlushCheck,
 };
-use crate::{Durable, Log, LogEnds, Record, StorageError, node_dir::LogClaim};
+use crate::{Durable, Log, LogEnds, Record, StorageError};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
-    /// None only while it is dropped.
-    shared: Option<Arc<Shared>>,
-    flusher: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    /// None only while the log is dropped.
+    writer: Option<JoinHandle<()>>,
     record_bytes_max: usize,
-}
-
-/// What the log and its flusher share. Locked in this order: `core`, then what is in `flush`.
-struct Shared {
-    core: RwLock<Core>,
-    flush: Arc<Flush>,
-    /// Held until raft-log, which is dropped first, is gone too.
-    _claim: LogClaim,
 }
 
 impl fmt::Debug for DiskLog {
@@ -56,68 +54,19 @@ impl fmt::Debug for DiskLog {
     }
 }
 
-impl Shared {
-    fn read(&self) -> Result<RwLockReadGuard<'_, Core>, StorageError> {
-        self.core.read().map_err(|_| panicked())
-    }
-
-    fn write(&self) -> Result<RwLockWriteGuard<'_, Core>, StorageError> {
-        self.core.write().map_err(|_| panicked())
-    }
-
-    /// Starts a flush, if there is something to flush and none is in flight.
-    fn start_flush(&self) {
-        match self.write() {
-            Ok(mut core) => self.flush.start(&mut core),
-            Err(error) => self.flush.fail(&error.to_string().into()),
-        }
-    }
-}
-
-fn panicked() -> StorageError {
-    StorageError::failed("a panic amid a change of the log")
-}
-
-impl DiskLog {
-    fn shared(&self) -> &Shared {
-        self.shared.as_ref().expect("it is there until the log is dropped")
-    }
-
-    /// Runs a change of the log, unless it has failed; if the change fails midway, so has the log.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Core, &Arc<Flush>) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        let flush = &self.shared().flush;
-        let result = {
-            let mut core = self.shared().write()?;
-            flush.check()?;
-            change(&mut core, flush)
-        };
-        if let Err(StorageError::Failed { what }) = &result {
-            flush.fail(what);
-        }
-        result
-    }
-}
-
 impl Log for DiskLog {
     fn ends(&self) -> LogEnds {
-        let core = self.shared().core.read().unwrap_or_else(PoisonError::into_inner);
-        LogEnds { purged: core.purged, last: core.last, durable: self.shared().flush.durable() }
+        let state = self.shared.lock();
+        LogEnds { purged: state.ends.purged, last: state.ends.last, durable: state.durable }
     }
 
     fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError> {
-        self.change(|core, flush| {
-            core.check_append(&records, self.record_bytes_max)?;
-            if !records.is_empty() {
-                core.append(records, flush.durable_end())?;
-                flush.written();
-            }
-            flush.wait(done);
-            flush.start(core);
-            Ok(())
-        })
+        let mut state = self.shared.lock_for_change()?;
+        state.append(records, self.record_bytes_max)?;
+        if state.wait(done) {
+            self.shared.want(state);
+        }
+        Ok(())
     }
 
     fn flush(&self, done: Durable) -> Result<(), StorageError> {
@@ -125,80 +74,48 @@ impl Log for DiskLog {
     }
 
     fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
-        if from >= to {
-            return Ok(Vec::new()); // raft-log would panic
-        }
-        let core = self.shared().read()?;
-        let mut records = Vec::new();
-        let mut bytes = 0_usize;
-        for entry in core.raft.read(from.0, to.0) {
-            let (place, payload) = entry.map_err(|error| core.unreadable(error))?;
-            let follows = records.last().is_none_or(|last: &Record| place.position.index == last.position.index.next());
-            if payload.tag != core.tag || !follows {
-                let what = format!("the entry read as {} isn't the one that was written there", place.position);
-                return Err(StorageError::damaged(&core.path, None, what));
+        loop {
+            let (plan, tag) = {
+                let state = self.shared.lock();
+                (state.plan(from, to, bytes_max), state.tag)
+            };
+            let Some(first) = plan.segments.first() else { return Ok(plan.in_memory) };
+            match reader::read(&plan.on_disk, &plan.segments, tag) {
+                Err(StorageError::Io { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    // It may have been purged meanwhile, and then what is wanted is another.
+                    if self.shared.lock().segments.contains(first) {
+                        return Err(StorageError::damaged(path, None, "the segment is missing"));
+                    }
+                }
+                read => {
+                    let mut records = read?;
+                    records.extend(plan.in_memory);
+                    return Ok(records);
+                }
             }
-            bytes = bytes.saturating_add(payload.bytes.len());
-            if bytes > bytes_max && !records.is_empty() {
-                break;
-            }
-            records.push(Record { position: place.position, payload: payload.bytes });
         }
-        Ok(records)
     }
 
     fn truncate_after(&self, last: Option<Position>) -> Result<(), StorageError> {
-        self.change(|core, flush| {
-            let last = last.or(core.purged);
-            if last == core.last {
-                return Ok(());
-            }
-            if let Some(kept) = last.filter(|_| last != core.purged)
-                && position(core.place(kept.index)?) != last
-            {
-                return Err(core.not_contiguous(format!("can't truncate after {kept}, which is not in it")));
-            }
-            core.truncate(last)?;
-            flush.truncated(last);
-            flush.written();
-            Ok(())
-        })
+        self.shared.lock_for_change()?.truncate_after(last)
     }
 
     fn purge_through(&self, through: Position) -> Result<(), StorageError> {
-        self.change(|core, flush| {
-            if let Some(purged) = core.purged {
-                if through.index < purged.index || through == purged {
-                    return Ok(());
-                }
-                if through.index == purged.index || through.epoch < purged.epoch {
-                    return Err(core.not_contiguous(format!("can't purge through {through} after {purged}")));
-                }
-            }
-            let held = core.place(through.index)?.filter(|place| place.position == through);
-            if held.is_none() && core.last != core.purged {
-                // An image installed over a log that doesn't hold its last entry: it is another history's, or too short.
-                let kept = core.purged;
-                core.truncate(kept)?;
-                flush.truncated(kept);
-            }
-            core.purge(held.unwrap_or(Place { round: core.round, position: through }))?;
-            flush.written();
-            flush.start(core); // raft-log removes purged chunks with a flush
-            Ok(())
-        })
+        let mut state = self.shared.lock_for_change()?;
+        if state.purge_through(through)? {
+            self.shared.want(state); // Its room is wanted.
+        }
+        Ok(())
     }
 }
 
 impl Drop for DiskLog {
     fn drop(&mut self) {
-        let Some(shared) = self.shared.take() else { return };
-        let flush = shared.flush.clone();
-        flush.send(Event::Stop(shared)); // Fails only if the flusher has ended.
-        let Some(flusher) = self.flusher.take() else { return };
-        // The last handle may be dropped by somebody who is called: then it ends by itself.
-        if flusher.thread().id() != thread::current().id() && !flush.is_caller() && flusher.join().is_err() {
-            tracing::error!("the log's flusher panicked");
+        self.shared.close();
+        let Some(writer) = self.writer.take() else { return };
+        // The last handle may be dropped by somebody who is called: then the writer ends by itself.
+        if writer.thread().id() != thread::current().id() && writer.join().is_err() {
+            tracing::error!("the log's writer panicked");
         }
     }
 }

@@ -1,23 +1,16 @@
-//! Opening a log: scanned, repaired where that is safe, and only then given to raft-log.
+//! Opening a log: scanned, repaired where that is safe, and only then written to.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    sync::{Arc, RwLock, mpsc},
-    thread,
-};
-
-use raft_log::RaftLog;
+use std::{path::Path, sync::Arc, thread};
 
 use super::{
-    DiskLog, DiskLogOptions, OpenReport, Shared,
-    core::Core,
-    flusher::{self, Flush},
-    replay::position,
-    scanner::{self, Scan},
-    types::WalTypes,
+    DiskLog, DiskLogOptions, OpenReport,
+    preparation::Maker,
+    scanner::Scan,
+    segment,
+    segment_writer::SegmentWriter,
+    state::State,
     watermark::{Watermark, WatermarkFile},
+    writer::{self, Shared},
 };
 use crate::{NodeDir, StorageError, atomic_file, meta::LogTag, node_dir};
 
@@ -26,43 +19,45 @@ impl DiskLog {
     /// return. A torn tail, which nobody was told of, is cut off and reported.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] if anything that was durable is missing or isn't as it was written; then nothing is changed.
+    /// [`StorageError::Damaged`] if anything that was durable is missing or isn't as it was written; [`StorageError::Version`] if another
+    /// version of replicator wrote it. Then nothing is changed.
     pub fn open(dir: &NodeDir, name: &str, options: DiskLogOptions) -> Result<(Self, OpenReport), StorageError> {
         let path = dir.path().join(name);
         let claim = dir.claim_log(name)?;
         let (tag, created) = known_or_made(dir, name, &path)?;
-        let (mut file, found) = WatermarkFile::open(&path, tag)?;
+        let (mut watermark, found) = WatermarkFile::open(&path, tag)?;
         let scan = Scan::read(&path, tag, found.watermark)?;
         warn_of(&path, &scan, found.one_slot_lost);
-        scan.repair(&path, found.watermark)?;
-        let core = open_raft_log(&path, tag, &scan, &options)?;
-        let watermark = Watermark { end: core.end, last: core.last };
-        sync_files(&path)?;
-        file.write(watermark)?;
-        file.sync()?;
+        scan.repair(&path, found.watermark, options.direct)?;
+        let maker = Maker {
+            dir: path.clone(),
+            name: name.to_owned(),
+            direct: options.direct,
+            segment_bytes_max: options.segment_bytes_max as u64,
+        };
+        let (end, ends) = (scan.end, scan.replay.ends);
+        let segments = SegmentWriter::resume(maker, tag, scan.segments.last(), scan.ahead, end, ends)?;
+        watermark.write(Watermark { end, last: ends.last })?;
+        watermark.sync()?;
+
         let report = OpenReport {
             created,
             watermark_slot_lost: found.one_slot_lost,
             records: scan.records,
-            bytes: core.raft.on_disk_size(),
+            bytes: end - scan.segments.first().map_or(end, |first| first.start),
             torn_tail: scan.torn_tail,
         };
-
-        let (events, heard) = mpsc::channel();
-        let shared = Arc::new(Shared {
-            core: RwLock::new(core),
-            flush: Arc::new(Flush::new(watermark, file, options.flush_check.clone(), events)),
-            _claim: claim,
-        });
-        let flusher = thread::Builder::new()
-            .name(format!("{name}-flusher"))
+        let state = State::new(tag, ends, scan.replay.index, scan.segments, end);
+        let record_bytes_max = options.record_bytes_max();
+        let shared = Arc::new(Shared::new(path.clone(), state, options.flush_check, options.cache_bytes_max, claim));
+        let writer = thread::Builder::new()
+            .name(format!("{name}-writer"))
             .spawn({
                 let shared = shared.clone();
-                move || flusher::run(&shared, &heard)
+                move || writer::run(&shared, segments, watermark)
             })
-            .map_err(StorageError::io("start the flusher of", &path))?;
-        let record_bytes_max = options.record_bytes_max();
-        Ok((Self { shared: Some(shared), flusher: Some(flusher), record_bytes_max }, report))
+            .map_err(StorageError::io("start the writer of", &path))?;
+        Ok((Self { shared, writer: Some(writer), record_bytes_max }, report))
     }
 }
 
@@ -75,7 +70,7 @@ fn known_or_made(dir: &NodeDir, name: &str, path: &Path) -> Result<(LogTag, bool
         }
         return Ok((*tag, false));
     }
-    if !scanner::is_blank(path)? {
+    if !segment::files(path)?.is_empty() {
         return Err(StorageError::damaged(path, None, "the folder holds a log that the meta file doesn't know"));
     }
     atomic_file::create_dir(path)?;
@@ -97,33 +92,4 @@ fn warn_of(path: &Path, scan: &Scan, one_slot_lost: bool) {
     if one_slot_lost {
         tracing::warn!(log = %path.display(), "one of two copies of the log's watermark was torn or damaged; using the other");
     }
-}
-
-/// Opens raft-log on what was scanned, and checks that it has understood the same.
-fn open_raft_log(path: &Path, tag: LogTag, scan: &Scan, options: &DiskLogOptions) -> Result<Core, StorageError> {
-    let config = options.raft_log_config(path)?;
-    let raft = RaftLog::<WalTypes>::open(config).map_err(StorageError::io("open the log in", path))?;
-    let found = (raft.log_state().purged().copied(), raft.log_state().last().copied());
-    let scanned = (scan.replay.purged(), scan.replay.last());
-    let end = raft.stat().open_chunk.global_end;
-    if found != scanned || (scan.end != 0 && end != scan.end) {
-        let scan_end = scan.end;
-        let what = format!("raft-log reads {found:?} in {end} bytes, the scanner {scanned:?} in {scan_end}");
-        return Err(StorageError::damaged(path, None, what));
-    }
-    let (purged, last) = (position(found.0), position(found.1));
-    Ok(Core { raft, path: path.to_owned(), tag, round: scan.replay.round() + 1, end, purged, last })
-}
-
-/// Makes all that raft-log wrote while opening durable, and its files private.
-fn sync_files(path: &Path) -> Result<(), StorageError> {
-    for name in atomic_file::names(path)? {
-        let file = path.join(name);
-        let sync = || {
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-            fs::File::open(&file)?.sync_all()
-        };
-        sync().map_err(StorageError::io("make durable and private", &file))?;
-    }
-    atomic_file::sync_dir(path)
 }

@@ -1,286 +1,269 @@
-//! Reads every byte of the log before raft-log may touch it, and tells damage from a torn tail.
-//!
-//! raft-log deletes a last chunk that was cut below one record, opens a file cut at a record's end without a word, and can't know
-//! what was durable. So everything is decided here, and raft-log opens only what it can't misread:
+//! Reads every byte of the log before it is opened, and tells damage from a torn tail.
 //!
 //! - Below the *floor* everything was durable, and whatever doesn't fit is damage. The floor is the greatest of the watermark, and
-//!   the start of the last chunk: a chunk's first record is written only after the chunk before it was fsynced.
-//! - Above it, what can't be read is a torn tail, unless a whole record after it says that it was appended when the log was
+//!   the start of the last segment: its header is written only after all of the segment before it is durable.
+//! - Above it, what can't be read is a torn tail, unless a whole record after it says that it was written when the log was
 //!   durable beyond the tear: the watermark file may be older than the truth after a power loss, and the records know better.
+//! - The log ends at a size of zero, and all that follows in the file must be zeros: they were written before the records were.
 //! - A whole record that doesn't fit the log is damage wherever it is.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::Read,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use raft_log::{ChunkId, WALRecord, chunked_wal::Config, codeq::Decode};
+use replicator_types::Position;
 
 use super::{
-    replay::{Replay, position},
-    types::{APPEND_HEADER_AT, APPEND_TYPE, WalRecord, payload_length},
+    record::{self, Extent, SIZE_FIELD_BYTES},
+    replay::Replay,
+    segment::{self, FirstBlock, Header, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, Segment},
+    tear::{self, Tear, TornTail},
     watermark::Watermark,
+    window::Window,
 };
-use crate::{StorageError, atomic_file, meta::LogTag};
+use crate::{StorageError, meta::LogTag};
 
-/// No checkpoint that we write is longer: type 4, version 1, no vote 1, two places 25 each, no commit 1, no user data 1, checksum 8,
-/// and a byte to spare.
-const CHECKPOINT_BYTES_MAX: u64 = 67;
-
-/// What was cut off the end of a log: written, but never known to be durable, and so never acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TornTail {
-    /// The file in which it began.
-    pub file: PathBuf,
-    /// At which byte.
-    pub offset: u64,
-    /// How many bytes there were, later files included.
-    pub bytes: u64,
-    /// How many whole records were among them, after the tear.
-    pub records: u64,
-}
-
-/// A log that may be opened, after [`Scan::repair`].
+/// A log that may be opened, after it was repaired.
 #[derive(Debug)]
 pub(crate) struct Scan {
     /// What the records add up to.
     pub(crate) replay: Replay,
     /// The global offset of the log's end, without the torn tail.
     pub(crate) end: u64,
-    /// How many records there are, raft-log's own included.
+    /// How many records there are, with purged and truncated ones.
     pub(crate) records: u64,
+    /// The segments with records, in order.
+    pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) torn_tail: Option<TornTail>,
-    /// The chunks that stay, with their sizes after the repair.
-    kept: Vec<(Chunk, u64)>,
-    /// Chunks of the torn tail that hold nothing at all, the last one first.
-    removed: Vec<PathBuf>,
+    /// The end of what must become zeros in the last segment, as a byte of its file; at most where the records end if nothing must.
+    pub(crate) torn_to: u64,
+    /// The capacity of the segment made ahead.
+    pub(crate) ahead: Option<u64>,
+    /// Files to remove, the last one first: of segments that were never begun, or whose header is part of the torn tail.
+    pub(crate) removed: Vec<PathBuf>,
 }
 
-/// A chunk's file. Its name is the global offset of its first byte.
-#[derive(Debug, Clone)]
-struct Chunk {
-    start: u64,
-    path: PathBuf,
+/// A file after the last one with a header.
+#[derive(Debug)]
+pub(crate) struct Headless {
+    pub(crate) window: Window,
+    /// Where what is not zero ends; `None` if all is.
+    pub(crate) written_end: Option<u64>,
 }
 
 impl Scan {
     /// Reads the log in `dir`. Changes nothing.
     pub(crate) fn read(dir: &Path, tag: LogTag, watermark: Watermark) -> Result<Self, StorageError> {
-        let mut chunks = chunks(dir)?;
-        let unborn = split_unborn(&mut chunks)?;
-        if let Some(lost) = unborn.iter().find(|chunk| chunk.start < watermark.end) {
-            return Err(StorageError::damaged(&lost.path, 0, "its first record can't be read, and it was durable"));
-        }
-        let mut reader = Reader { watermark, replay: Replay::new(tag), records: 0 };
-        let mut kept = Vec::new();
+        let files = Files::read(dir, tag)?;
+        let first = files.born.first().map(|(_, header)| *header);
+        let mut reader = Reader {
+            tag,
+            watermark,
+            replay: Replay::begin(first.map(|header| header.ends).unwrap_or_default()),
+            end: first.map_or(0, |header| header.start),
+            records: 0,
+        };
+        let mut segments = Vec::new();
         let mut tear = None;
-        for (i, chunk) in chunks.iter().enumerate() {
-            let next = chunks.get(i + 1);
-            let (bytes, used) = reader.read_chunk(chunk, next)?;
-            if used < bytes.len() {
-                tear = Some((chunk.clone(), bytes[used..].to_vec()));
-            }
-            kept.push((chunk.clone(), used as u64));
+        let mut born = files.born.into_iter().peekable();
+        while let Some((mut window, header)) = born.next() {
+            let Header { sequence, start, capacity, .. } = header;
+            let segment = Segment { path: window.path().to_owned(), sequence, start, capacity };
+            let next = born.peek().map(|(_, next)| next);
+            tear = reader.read_segment(&mut window, &segment, &header, next)?.map(|tear| (window, tear));
+            segments.push(Arc::new(segment));
         }
-        let end = kept.last().map_or(0, |(chunk, bytes)| chunk.start + bytes);
-        if end < watermark.end {
-            let path = kept.last().map_or(dir, |(chunk, _)| &chunk.path);
-            let offset = kept.last().map(|(_, bytes)| *bytes);
-            let missing = watermark.end - end;
-            return Err(StorageError::damaged(
-                path,
-                offset,
-                format!("the log ends here, and {missing} durable bytes are missing"),
-            ));
-        }
-        if let Some(absent) = reader.replay.absent() {
-            return Err(StorageError::damaged(dir, None, format!("the log's beginning is missing: {absent}")));
-        }
-        let torn_tail = torn_tail(tag, tear, &unborn, end)?;
+        reader.check_ends(dir, &segments, &files.headless)?;
+        let torn_to = tear.as_ref().map_or(0, |(_, tear)| tear.to);
+        let torn_tail = tear::judge(tag, reader.end, tear, &files.headless)?;
+        let is_ahead = |(i, file): (usize, &Headless)| {
+            let bytes = file.window.bytes();
+            let whole = bytes >= SEGMENT_BYTES_MIN && bytes.is_multiple_of(SEGMENT_HEADER_BYTES);
+            (i == 0 && file.written_end.is_none() && whole).then_some(bytes)
+        };
+        let ahead = files.headless.iter().enumerate().next().and_then(is_ahead);
+        let kept = usize::from(ahead.is_some());
+        let removed = files.headless[kept..].iter().rev().map(|file| file.window.path().to_owned()).collect();
         Ok(Self {
-            end,
+            end: reader.end,
             records: reader.records,
             replay: reader.replay,
+            segments,
             torn_tail,
-            kept,
-            removed: unborn.into_iter().rev().map(|chunk| chunk.path).collect(),
+            torn_to,
+            ahead,
+            removed,
         })
     }
+}
 
-    /// Cuts the torn tail off, and makes sure that everything else is on the disk, from `watermark` on.
-    pub(crate) fn repair(&self, dir: &Path, watermark: Watermark) -> Result<(), StorageError> {
-        for path in &self.removed {
-            fs::remove_file(path).map_err(StorageError::io("remove", path))?;
+/// The files of a log.
+struct Files {
+    born: Vec<(Window, Header)>,
+    headless: Vec<Headless>,
+}
+
+impl Files {
+    fn read(dir: &Path, tag: LogTag) -> Result<Self, StorageError> {
+        let mut found = Self { born: Vec::new(), headless: Vec::new() };
+        let mut expected = None;
+        for (sequence, path) in segment::files(dir)? {
+            if expected.is_some_and(|expected| expected != sequence) {
+                return Err(StorageError::damaged(path, None, "the segment before it is missing"));
+            }
+            expected = Some(sequence + 1);
+            let mut window = Window::open(&path)?;
+            let damaged = |what: String| Err(StorageError::damaged(&path, 0, what));
+            match FirstBlock::decode(window.read(0, SEGMENT_HEADER_BYTES as usize)?) {
+                FirstBlock::Other(version) => return Err(segment::other_version(&path, version)),
+                FirstBlock::None => {
+                    let written_end = window.written_end(0)?;
+                    found.headless.push(Headless { window, written_end });
+                }
+                FirstBlock::Whole(header) => {
+                    if let Some(lost) = found.headless.first() {
+                        let what = "its header can't be read, and the one of a later segment can: so it was durable";
+                        return Err(StorageError::damaged(lost.window.path(), 0, what));
+                    }
+                    if header.tag != tag {
+                        return damaged("the segment belongs to another log".into());
+                    }
+                    if header.sequence != sequence {
+                        return damaged(format!("it says that it is segment {}", header.sequence));
+                    }
+                    if header.capacity != window.bytes() {
+                        let (bytes, capacity) = (window.bytes(), header.capacity);
+                        return damaged(format!("the file has {bytes} bytes, and was made with {capacity}"));
+                    }
+                    found.born.push((window, header));
+                }
+            }
         }
-        for (chunk, bytes) in self.kept.iter().filter(|(chunk, bytes)| chunk.start + bytes >= watermark.end) {
-            rewrite(chunk, *bytes, watermark.end.saturating_sub(chunk.start))?;
-        }
-        atomic_file::sync_dir(dir)
+        Ok(found)
     }
 }
 
-/// Cuts the file to `bytes`, and writes those from `from` on once more. If an earlier process's fsync failed, the system may hold them
-/// in memory, marked as clean, and never write them: an fsync alone would then answer that all is well.
-fn rewrite(chunk: &Chunk, bytes: u64, from: u64) -> Result<(), StorageError> {
-    let file =
-        OpenOptions::new().read(true).write(true).open(&chunk.path).map_err(StorageError::io("open", &chunk.path))?;
-    let mut tail = vec![0; usize::try_from(bytes.saturating_sub(from)).expect("a chunk fits in memory")];
-    file.read_exact_at(&mut tail, from.min(bytes))
-        .and_then(|()| file.set_len(bytes))
-        .and_then(|()| file.write_all_at(&tail, from.min(bytes)))
-        .and_then(|()| file.sync_all())
-        .map_err(StorageError::io("make durable", &chunk.path))
-}
-
-/// The chunks of the log, in order.
-fn chunks(dir: &Path) -> Result<Vec<Chunk>, StorageError> {
-    let mut chunks = Vec::new();
-    for name in atomic_file::names(dir)? {
-        let Ok(start) = Config::parse_chunk_file_name(&name) else { continue };
-        let path = dir.join(&name);
-        // raft-log reads names leniently: two could mean the same chunk.
-        if Config::chunk_file_name(ChunkId(start)) != name {
-            return Err(StorageError::damaged(path, None, "its name is almost that of a chunk of the log"));
-        }
-        chunks.push(Chunk { start, path });
-    }
-    chunks.sort_by_key(|chunk| chunk.start);
-    Ok(chunks)
-}
-
-/// Takes the chunks off the end whose first record isn't whole: files are made ahead, before the chunk before them is durable.
-fn split_unborn(chunks: &mut Vec<Chunk>) -> Result<Vec<Chunk>, StorageError> {
-    let mut born = chunks.len();
-    while born > 0 && !is_born(&chunks[born - 1])? {
-        born -= 1;
-    }
-    Ok(chunks.split_off(born))
-}
-
-fn is_born(chunk: &Chunk) -> Result<bool, StorageError> {
-    let mut bytes = Vec::new();
-    File::open(&chunk.path)
-        .and_then(|file| file.take(CHECKPOINT_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(StorageError::io("read", &chunk.path))?;
-    Ok(matches!(WalRecord::decode(&bytes[..]), Ok(WALRecord::Checkpoint(_))))
-}
-
-/// What is known while reading chunk after chunk.
+/// What is known while reading segment after segment.
 struct Reader {
+    tag: LogTag,
     watermark: Watermark,
     replay: Replay,
+    /// The global offset of the end of what was read.
+    end: u64,
     records: u64,
 }
 
 impl Reader {
-    /// Reads one chunk: its bytes, and how many of them are whole records. Fewer than all only in the last one.
-    fn read_chunk(&mut self, chunk: &Chunk, next: Option<&Chunk>) -> Result<(Vec<u8>, usize), StorageError> {
-        let bytes = fs::read(&chunk.path).map_err(StorageError::io("read", &chunk.path))?;
-        let damaged = |at: usize, what: String| StorageError::damaged(&chunk.path, at as u64, what);
-        let mut at = 0;
-        while at < bytes.len() {
-            let start = chunk.start + at as u64;
-            let mut rest = &bytes[at..];
-            let record = match WalRecord::decode(&mut rest) {
-                Ok(record) => record,
-                Err(_) if next.is_none() && start >= self.watermark.end => break,
-                Err(error) => return Err(damaged(at, format!("a durable record can't be read: {error}"))),
-            };
-            let end = chunk.start + (bytes.len() - rest.len()) as u64;
-            if start < self.watermark.end && self.watermark.end < end {
-                return Err(damaged(at, format!("durable was the log up to {}, amid this record", self.watermark.end)));
-            }
-            self.replay.apply(&record, start, at == 0).map_err(|what| damaged(at, what))?;
-            self.records += 1;
-            at = bytes.len() - rest.len();
-            let (found, known) = (position(self.replay.last()), self.watermark.last);
-            if end == self.watermark.end && found != known {
-                return Err(damaged(at, format!("the last entry is {found:?} here, and {known:?} was durable")));
-            }
+    /// Reads one segment. Only the last one, which has no `next`, may have a tear, above the watermark.
+    fn read_segment(
+        &mut self,
+        window: &mut Window,
+        segment: &Segment,
+        header: &Header,
+        next: Option<&Header>,
+    ) -> Result<Option<Tear>, StorageError> {
+        if header.start != self.end || header.ends != self.replay.ends {
+            let (found, known) = (header.ends, self.replay.ends);
+            let what = format!(
+                "begins at {} of the log with {found:?}, and before are {} with {known:?}",
+                header.start, self.end
+            );
+            return Err(StorageError::damaged(&segment.path, 0, what));
         }
-        match next {
-            Some(next) if chunk.start + at as u64 != next.start => {
-                let what = format!("the chunk ends here, and the next one begins at {} of the log", next.start);
-                Err(damaged(at, what))
+        self.check_last(&segment.path, 0)?;
+        let mut at = SEGMENT_HEADER_BYTES;
+        let torn = loop {
+            match self.read_record(window, &segment.path, at)? {
+                Found::Record(taken) => at += taken,
+                Found::End => break false,
+                Found::Unreadable => break true,
             }
-            _ => Ok((bytes, at)),
-        }
-    }
-}
-
-/// Describes the torn tail, or finds out that it isn't one.
-fn torn_tail(
-    tag: LogTag,
-    tear: Option<(Chunk, Vec<u8>)>,
-    unborn: &[Chunk],
-    end: u64,
-) -> Result<Option<TornTail>, StorageError> {
-    let mut parts = Vec::new();
-    if let Some((chunk, bytes)) = tear {
-        parts.push((chunk.path, end - chunk.start, bytes));
-    }
-    for chunk in unborn {
-        let bytes = fs::read(&chunk.path).map_err(StorageError::io("read", &chunk.path))?;
-        parts.push((chunk.path.clone(), 0, bytes));
-    }
-    let Some((file, offset, _)) = parts.first().cloned() else { return Ok(None) };
-    let mut tail = TornTail { file, offset, bytes: 0, records: 0 };
-    for (_, _, bytes) in &parts {
-        let later = LaterRecords::find(tag, bytes);
-        if later.durable_end > end {
-            let what = "the record can't be read, and later ones say that it was durable";
-            return Err(StorageError::damaged(&tail.file, tail.offset, what));
-        }
-        tail.bytes += bytes.len() as u64;
-        tail.records += later.count;
-    }
-    Ok(Some(tail))
-}
-
-/// The whole append records in bytes whose beginning is unreadable.
-#[derive(Default)]
-struct LaterRecords {
-    count: u64,
-    durable_end: u64,
-}
-
-impl LaterRecords {
-    fn find(tag: LogTag, bytes: &[u8]) -> Self {
-        let mut found = Self::default();
-        let mut at = 0;
-        while at < bytes.len() {
-            at += match read_append(tag, &bytes[at..]) {
-                Some((size, durable_end)) => {
-                    found.count += 1;
-                    found.durable_end = found.durable_end.max(durable_end);
-                    size
+        };
+        let written_end = window.written_end(at)?;
+        let damaged = |what: String| Err(StorageError::damaged(&segment.path, at, what));
+        if let Some(next) = next {
+            return match written_end {
+                _ if torn => damaged("a durable record can't be read".into()),
+                _ if next.start != self.end => {
+                    damaged(format!("the records end here, and the next segment begins at {} of the log", next.start))
                 }
-                None => 1,
+                Some(end) => Err(StorageError::damaged(&segment.path, end - 1, "not zero, after the last record")),
+                None => Ok(None),
             };
         }
-        found
-    }
-}
-
-/// The size and the durable end of the append record of this log that `bytes` begin with. The tag is random, so an entry that a
-/// client made to look like a record is none.
-fn read_append(tag: LogTag, bytes: &[u8]) -> Option<(usize, u64)> {
-    if !bytes.starts_with(&APPEND_TYPE) {
-        return None;
-    }
-    payload_length(bytes.get(APPEND_HEADER_AT..)?)?;
-    let mut rest = bytes;
-    match WalRecord::decode(&mut rest) {
-        Ok(WALRecord::Action(raft_log::RaftLogAction::Append(_, payload))) if payload.tag == tag => {
-            Some((bytes.len() - rest.len(), payload.durable_end))
+        if torn && self.end < self.watermark.end {
+            return damaged("a durable record can't be read".into());
         }
-        _ => None,
+        Ok(written_end.filter(|_| self.end >= self.watermark.end).map(|to| Tear { at, to, unreadable: torn }))
+    }
+
+    /// Reads the record at this byte of the file, which is where the log ends so far.
+    fn read_record(&mut self, window: &mut Window, path: &Path, at: u64) -> Result<Found, StorageError> {
+        let offset = self.end;
+        let Some(field) = window.read(at, SIZE_FIELD_BYTES)?.first_chunk().copied() else { return Ok(Found::End) };
+        let taken = match record::extent(field, self.tag, offset) {
+            Extent::Nothing => return Ok(Found::End),
+            Extent::Unreadable => return Ok(Found::Unreadable),
+            Extent::Record(taken) => taken,
+        };
+        let bytes = window.read(at, taken)?;
+        let decoded = if bytes.len() == taken { record::decode(bytes, self.tag, offset) } else { None };
+        let Some(record) = decoded else { return Ok(Found::Unreadable) };
+        let damaged = |what: String| StorageError::damaged(path, at, what);
+        let end = offset + taken as u64;
+        if offset < self.watermark.end && self.watermark.end < end {
+            return Err(damaged(format!("durable was the log up to {}, amid this record", self.watermark.end)));
+        }
+        self.replay.apply(&record, offset).map_err(damaged)?;
+        self.records += 1;
+        self.end = end;
+        self.check_last(path, at)?;
+        Ok(Found::Record(taken as u64))
+    }
+
+    /// At the watermark, the last entry must be the one that it names.
+    fn check_last(&self, path: &Path, at: u64) -> Result<(), StorageError> {
+        let (found, known) = (self.replay.ends.last, self.watermark.last);
+        if self.end == self.watermark.end && found != known {
+            let show = |last: Option<Position>| last.map_or("none".to_owned(), |last| last.to_string());
+            let what = format!("the last entry is {} here, and {} was durable", show(found), show(known));
+            return Err(StorageError::damaged(path, at, what));
+        }
+        Ok(())
+    }
+
+    fn check_ends(&self, dir: &Path, segments: &[Arc<Segment>], headless: &[Headless]) -> Result<(), StorageError> {
+        if self.end < self.watermark.end {
+            let missing = self.watermark.end - self.end;
+            if let Some(lost) = headless.first().filter(|file| file.written_end.is_some()) {
+                let what = format!("its header can't be read, and {missing} durable bytes should follow it");
+                return Err(StorageError::damaged(lost.window.path(), 0, what));
+            }
+            let what = format!("the log ends here, and {missing} durable bytes are missing");
+            return Err(match segments.last() {
+                Some(last) => StorageError::damaged(&last.path, last.byte_of(self.end), what),
+                None => match headless.first() {
+                    Some(blank) => StorageError::damaged(blank.window.path(), 0, what),
+                    None => StorageError::damaged(dir, None, what),
+                },
+            });
+        }
+        let absent = self.replay.absent();
+        let begins_late = segments.first().is_some_and(|first| first.sequence > 0 && self.replay.ends.purged.is_none());
+        if begins_late || absent.is_some() {
+            let absent = absent.unwrap_or_else(|| "its first segments, and nothing was purged".into());
+            return Err(StorageError::damaged(dir, None, format!("the log's beginning is missing: {absent}")));
+        }
+        Ok(())
     }
 }
 
-/// Whether the folder holds no chunk of a log.
-pub(crate) fn is_blank(dir: &Path) -> Result<bool, StorageError> {
-    Ok(chunks(dir)?.is_empty())
+/// What is at a place of the log.
+enum Found {
+    /// A record of so many bytes.
+    Record(u64),
+    /// Nothing was written here, or the file is full.
+    End,
+    Unreadable,
 }

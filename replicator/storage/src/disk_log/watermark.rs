@@ -20,7 +20,7 @@ pub(crate) const WATERMARK_FILE: &str = "durable";
 
 const MAGIC: [u8; 7] = *b"RPLMARK";
 /// Of everything in the log's folder.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 const SLOT_BYTES: usize = 64;
 /// Two slots, a page apart: a torn write of one can't touch the other.
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];

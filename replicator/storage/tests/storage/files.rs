@@ -150,7 +150,7 @@ fn everything_is_private_to_its_owner() {
             }
         }
     }
-    assert!(seen >= 5, "lock, meta, a module, the watermark, a chunk");
+    assert!(seen >= 5, "lock, meta, a module, the watermark, a segment");
 }
 
 #[test]

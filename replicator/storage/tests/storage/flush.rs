@@ -23,14 +23,13 @@ fn open_with(flush_check: FlushCheck) -> (TempDir, NodeDir, DiskLog) {
     (scratch, dir, log)
 }
 
-/// A check that waits for a word each time, and counts.
-fn gate() -> (FlushCheck, mpsc::Sender<io::Result<()>>, Arc<AtomicUsize>) {
+/// A check that says when it is there, and waits for a word each time.
+fn gate() -> (FlushCheck, mpsc::Sender<io::Result<()>>, Receiver<()>) {
     let (open, wait) = mpsc::channel();
+    let (flushing, flushes) = mpsc::channel();
     let wait: Mutex<Receiver<io::Result<()>>> = Mutex::new(wait);
-    let flushes = Arc::new(AtomicUsize::new(0));
-    let counter = flushes.clone();
     let check = move || {
-        counter.fetch_add(1, Ordering::SeqCst);
+        flushing.send(()).unwrap();
         wait.lock().unwrap().recv().unwrap()
     };
     (Arc::new(check), open, flushes)
@@ -52,15 +51,17 @@ fn append_each(log: &DiskLog, indexes: std::ops::Range<u64>) -> Answers {
 fn those_who_come_during_a_flush_share_the_next_one() {
     let (check, open, flushes) = gate();
     let (_scratch, _dir, log) = open_with(check);
-    let answers = append_each(&log, 0..200);
+    let first = append_each(&log, 0..1);
+    flushes.recv().unwrap();
+    let answers = append_each(&log, 1..200);
     assert_eq!(log.ends().last, Some(Position::new(1, 199)));
     assert_eq!(log.ends().durable, None);
     open.send(Ok(())).unwrap();
-    assert_eq!(answers.recv().unwrap().0, 0);
+    assert!(first.recv().unwrap().1.is_ok());
     open.send(Ok(())).unwrap();
     let order: Vec<_> = answers.iter().map(|(index, result)| result.map(|()| index).unwrap()).collect();
     assert_eq!(order, (1..200).collect::<Vec<_>>(), "all of them, in order");
-    assert_eq!(flushes.load(Ordering::SeqCst), 2, "the first entry's flush, and one for all others");
+    assert_eq!(flushes.try_iter().count(), 1, "one flush for all others");
     assert_eq!(log.ends().durable, Some(Position::new(1, 199)));
 }
 
@@ -81,7 +82,7 @@ fn a_flush_with_nothing_to_do_answers_without_an_fsync() {
 
 #[test]
 fn after_a_failed_flush_everybody_gets_the_error_for_ever() {
-    let (check, open, _) = gate();
+    let (check, open, _flushes) = gate();
     let (_scratch, dir, log) = open_with(check);
     let answers = append_each(&log, 0..50);
     open.send(Err(io::Error::other("a broken disk"))).unwrap();
@@ -113,31 +114,15 @@ fn open_ok(dir: &NodeDir) -> (DiskLog, replicator_storage::OpenReport) {
 }
 
 #[test]
-fn when_raft_logs_worker_has_died_nobody_waits_for_ever() {
-    let scratch = folder();
-    let dir = NodeDir::open(scratch.path(), NODE).unwrap();
-    let (log, _) = open(&dir).unwrap();
-    append(&log, records(1, 0..60));
-    // The worker can't remove a purged chunk that is gone already, and ends.
-    let first = scratch.path().join("log/r-00_000_000_000_000_000_000.wal");
-    fs::remove_file(first).unwrap();
-    log.purge_through(Position::new(1, 50)).unwrap();
-    let (done, answers) = mpsc::channel();
-    for index in 60..200 {
-        let done = done.clone();
-        let waiting = Box::new(move |result: Result<(), StorageError>| done.send(result.is_ok()).unwrap());
-        if log.append(vec![record(1, index)], waiting).is_err() {
-            break;
-        }
-        if !answers.recv().unwrap() {
-            break;
-        }
-    }
+fn a_panic_of_the_writer_is_an_error_for_everybody() {
+    let (_scratch, _dir, log) = open_with(Arc::new(|| panic!("a bug")));
+    let answers = append_each(&log, 0..1);
+    assert!(matches!(answers.recv().unwrap(), (0, Err(StorageError::Failed { .. }))));
     assert!(matches!(log.flush(Box::new(|_| {})), Err(StorageError::Failed { .. })));
 }
 
 #[test]
-fn a_chunk_that_can_not_be_made_fails_the_log() {
+fn a_segment_that_can_not_be_made_fails_the_log() {
     let scratch = folder();
     let dir = NodeDir::open(scratch.path().join(NODE), NODE).unwrap();
     let (log, _) = open(&dir).unwrap();
@@ -159,7 +144,7 @@ fn a_chunk_that_can_not_be_made_fails_the_log() {
 
 #[test]
 fn one_who_panics_does_not_leave_the_others_waiting() {
-    let (check, open, _) = gate();
+    let (check, open, _flushes) = gate();
     let (_scratch, _dir, log) = open_with(check);
     let first = append_each(&log, 0..1);
     log.append(vec![record(1, 1)], Box::new(|_| panic!("a bug"))).unwrap();

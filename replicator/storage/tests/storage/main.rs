@@ -5,6 +5,9 @@
 mod damage;
 mod files;
 mod flush;
+mod full;
 mod kill;
 mod model;
 mod scratch;
+mod segments;
+mod torn;

@@ -1,12 +1,12 @@
-//! The log against the plainest model of one, a vector, with small chunks so that everything crosses their borders.
+//! The log against the plainest model of one, a vector, with small segments so that everything crosses their borders.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, io, os::unix::fs::FileExt, path::Path};
 
 use proptest::prelude::*;
 use replicator_storage::{DiskLog, Log, NodeDir, Record, StorageError};
 use replicator_types::{Epoch, LogIndex, Position};
 
-use crate::scratch::{Files, LOG, NODE, append, flush, folder, open, read_all, restore};
+use crate::scratch::{BLOCK, Files, LOG, NODE, append, flush, folder, open, read_all, restore};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -205,16 +205,16 @@ fn take(log: DiskLog, dir: &NodeDir, model: &mut Model, step: Step) -> DiskLog {
 fn kill(dir: &NodeDir, model: &Model) {
     let elsewhere = folder();
     let (from, to) = (dir.path().join(LOG), elsewhere.path().join(LOG));
-    // Whole only if no chunk came or went meanwhile. The watermark is read first, and the chunks from the end, as none of them
-    // may be older than what is read after it.
+    // Whole only if no segment came or went meanwhile. The watermark is read first, and the segments from the end, each from its last
+    // block to its first: none may be older than what is read after it.
     let copy = loop {
-        let names = names(&from);
+        let before = names(&from);
         let mut copy = Files::new();
         copy.insert(to.join("durable"), fs::read(from.join("durable")).unwrap());
-        for name in names.iter().rev().filter(|name| name.ends_with(".wal")) {
-            copy.extend(fs::read(from.join(name)).ok().map(|bytes| (to.join(name), bytes)));
+        for name in before.iter().rev().filter(|name| name.ends_with(".seg")) {
+            copy.extend(read_backwards(&from.join(name)).ok().map(|bytes| (to.join(name), bytes)));
         }
-        if self::names(&from) == names && copy.len() + 1 == names.len() {
+        if names(&from) == before && copy.len() == before.len() {
             break copy;
         }
     };
@@ -227,9 +227,20 @@ fn kill(dir: &NodeDir, model: &Model) {
     assert!(model.may_have_been(&found), "{found:?} was never there since {:?}; {report:?}", model.since.first());
 }
 
+fn read_backwards(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap()];
+    for (block, bytes) in bytes.chunks_mut(BLOCK).enumerate().rev() {
+        file.read_exact_at(bytes, (block * BLOCK) as u64)?;
+    }
+    Ok(bytes)
+}
+
+/// The files of a log, but for a segment that is being made.
 fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.ends_with(".new"));
     names.sort();
     names
 }

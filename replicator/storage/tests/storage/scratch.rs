@@ -20,9 +20,12 @@ pub(crate) fn folder() -> TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
-/// Chunks of about 1 KiB, so that a short test closes several, and no cache, so that it reads them from the disk.
+/// What a segment's header takes, and what is written at once.
+pub(crate) const BLOCK: usize = 4096;
+
+/// The smallest segments, so that a short test fills several, and no cache, so that it reads them from the disk.
 pub(crate) fn small() -> DiskLogOptions {
-    DiskLogOptions { chunk_bytes_max: 1024, record_bytes_max: 256, cache_bytes_max: 0, ..Default::default() }
+    DiskLogOptions { segment_bytes_max: 2 * BLOCK, record_bytes_max: 256, cache_bytes_max: 0, ..Default::default() }
 }
 
 pub(crate) fn open(dir: &NodeDir) -> Result<(DiskLog, OpenReport), StorageError> {
@@ -59,10 +62,11 @@ pub(crate) fn read_all(log: &DiskLog) -> Vec<Record> {
 /// The files of a folder and what they hold.
 pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// The files of a log, but for raft-log's lock.
+/// The files of a log, but for segments that are being made.
 pub(crate) fn files(log_dir: &Path) -> Files {
     let entries = fs::read_dir(log_dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| !path.ends_with("LOCK")).map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+    let whole = entries.filter(|path| path.extension().is_none_or(|ending| ending != "new"));
+    whole.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
 }
 
 /// Makes the folder hold exactly these files.
@@ -79,21 +83,57 @@ pub(crate) fn restore(log_dir: &Path, wanted: &Files) {
     }
 }
 
-/// The global offset at which a chunk's file begins: its name.
-pub(crate) fn chunk_start(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?.strip_prefix("r-")?.strip_suffix(".wal")?;
-    name.replace('_', "").parse().ok()
+/// A segment that holds records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) path: PathBuf,
+    /// The global offset at which it begins.
+    pub(crate) start: u64,
+    /// Where its records end in the file.
+    pub(crate) written: usize,
 }
 
-/// The chunks among the files: path and global start, in order.
-pub(crate) fn chunks(files: &Files) -> Vec<(PathBuf, u64)> {
-    files.keys().filter_map(|path| Some((path.clone(), chunk_start(path)?))).collect()
+impl Segment {
+    /// The global offset of a byte of the file; that of the first record for the header.
+    pub(crate) fn offset(&self, at: usize) -> u64 {
+        self.start + at.saturating_sub(BLOCK) as u64
+    }
+
+    /// The global offset of its end.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset(self.written)
+    }
+}
+
+/// Reads a number of a file, as `docs/formats.md` places it.
+pub(crate) fn number<const BYTES: usize>(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + BYTES].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The segments with records among the files, in order.
+pub(crate) fn segments(files: &Files) -> Vec<Segment> {
+    let born =
+        files.iter().filter(|(path, bytes)| path.extension().is_some_and(|ending| ending == "seg") && bytes[0] != 0);
+    born.map(|(path, bytes)| {
+        let mut written = BLOCK;
+        while written < bytes.len() && number::<4>(bytes, written) != 0 {
+            written += (number::<4>(bytes, written) as usize).next_multiple_of(8);
+        }
+        Segment { path: path.clone(), start: number::<8>(bytes, 24), written }
+    })
+    .collect()
+}
+
+/// The segments that were made ahead.
+pub(crate) fn ahead(files: &Files) -> Vec<PathBuf> {
+    let blank =
+        files.iter().filter(|(path, bytes)| path.extension().is_some_and(|ending| ending == "seg") && bytes[0] == 0);
+    blank.map(|(path, _)| path.clone()).collect()
 }
 
 /// The global offset at which the log ends.
 pub(crate) fn end(files: &Files) -> u64 {
-    let (path, start) = chunks(files).pop().unwrap();
-    start + files[&path].len() as u64
+    segments(files).last().unwrap().end()
 }
 
 pub(crate) fn is_damaged<T>(result: &Result<T, StorageError>) -> bool {
