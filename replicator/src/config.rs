@@ -43,6 +43,9 @@ pub enum ConfigError {
     Contradiction(String),
 }
 
+/// The most nodes of a chain, witnesses counted.
+pub const NODES_MAX: usize = 9;
+
 /// A node's name: 1 to 64 letters, digits, `-`, `_` and `.`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -118,13 +121,52 @@ pub enum Mode {
     /// Raft: committed when a majority of 1, 3 or 5 nodes has it.
     #[default]
     Majority,
+    /// Chain: committed when all nodes of the current chain have it; witnesses help to decide who those are.
+    Chain,
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Majority => f.write_str("majority"),
+            Self::Chain => f.write_str("chain"),
         }
+    }
+}
+
+/// When a chain's primary writes its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PersistOrder {
+    /// After the backups have acknowledged.
+    #[default]
+    BackupsFirst,
+    /// At once, while the backups write theirs. It answers last all the same.
+    Parallel,
+}
+
+impl From<PersistOrder> for replicator_chain::PersistOrder {
+    fn from(order: PersistOrder) -> Self {
+        match order {
+            PersistOrder::BackupsFirst => Self::BackupsFirst,
+            PersistOrder::Parallel => Self::Parallel,
+        }
+    }
+}
+
+/// What can be chosen about a chain. Equal on all nodes of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainConfig {
+    /// When the primary writes its own log.
+    pub persist_order: PersistOrder,
+    /// A shorter chain takes no writes; from 1, which takes any. Decided for good when the chain is founded.
+    pub least_length: u32,
+}
+
+impl Default for ChainConfig {
+    fn default() -> Self {
+        Self { persist_order: PersistOrder::default(), least_length: 1 }
     }
 }
 
@@ -201,6 +243,7 @@ struct File {
     log: Option<String>,
     peers: Vec<Peer>,
     timing: Option<CheckedTiming>,
+    chain: ChainConfig,
 }
 
 /// The flags of `replicator node`, each of which overrides the file.
@@ -227,6 +270,9 @@ pub struct NodeFlags {
     /// How the cluster replicates
     #[arg(long, env = "REPLICATOR_MODE", value_enum)]
     pub mode: Option<Mode>,
+    /// Chain mode: when the primary writes its own log
+    #[arg(long, env = "REPLICATOR_PERSIST_ORDER", value_enum)]
+    pub persist_order: Option<PersistOrder>,
     /// What to log: error, warn, info, debug, trace, or per module as in `info,replicator=debug`
     #[arg(long, env = "REPLICATOR_LOG")]
     pub log: Option<String>,
@@ -255,6 +301,10 @@ pub struct NodeConfig {
     pub log: String,
     /// Timeouts.
     pub timing: Timing,
+    /// Chain mode's settings.
+    pub chain: ChainConfig,
+    /// Whether this node is a witness.
+    pub witness: bool,
 }
 
 impl NodeConfig {
@@ -262,7 +312,7 @@ impl NodeConfig {
     ///
     /// # Errors
     /// If the file can't be read or has a bad key or value, something is missing, or settings contradict each other.
-    pub fn load(flags: &NodeFlags) -> Result<Self, ConfigError> {
+    pub fn load(flags: &NodeFlags, witness: bool) -> Result<Self, ConfigError> {
         let file = match &flags.config {
             None => File::default(),
             Some(path) => {
@@ -291,9 +341,12 @@ impl NodeConfig {
                 .or(file.peer_address)
                 .ok_or_else(|| missing("peer_address", "peer-address", "REPLICATOR_PEER_ADDRESS"))?,
             peers: if flags.peers.is_empty() { file.peers } else { flags.peers.clone() },
-            mode: flags.mode.or(file.mode).unwrap_or_default(),
+            // Only a chain has witnesses.
+            mode: flags.mode.or(file.mode).unwrap_or(if witness { Mode::Chain } else { Mode::default() }),
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
             timing: file.timing.map_or_else(Timing::default, |checked| checked.0),
+            chain: ChainConfig { persist_order: flags.persist_order.unwrap_or(file.chain.persist_order), ..file.chain },
+            witness,
         };
         config.check()?;
         Ok(config)
@@ -320,9 +373,15 @@ impl NodeConfig {
                 )));
             }
         }
-        match names.len() {
-            1 | 3 | 5 => Ok(()),
-            n => Err(ConfigError::Contradiction(format!(
+        match (self.mode, names.len()) {
+            (Mode::Majority, _) if self.witness => {
+                Err(ConfigError::Contradiction("only a chain has witnesses; set mode = \"chain\"".to_owned()))
+            }
+            (Mode::Majority, 1 | 3 | 5) | (Mode::Chain, 1..=NODES_MAX) => Ok(()),
+            (Mode::Chain, n) => Err(ConfigError::Contradiction(format!(
+                "{n} nodes: a chain has at most {NODES_MAX}, witnesses among them"
+            ))),
+            (Mode::Majority, n) => Err(ConfigError::Contradiction(format!(
                 "{n} nodes: a majority cluster has 1, 3 or 5, this one among them; list the other ones as [[peers]]"
             ))),
         }
@@ -355,7 +414,7 @@ election_max_ms = 200
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         let flags = NodeFlags { config: Some(file.path().to_owned()), ..flags };
-        NodeConfig::load(&flags).map_err(|error| error.to_string())
+        NodeConfig::load(&flags, false).map_err(|error| error.to_string())
     }
 
     #[test]

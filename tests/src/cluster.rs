@@ -39,14 +39,26 @@ impl IndexMut<usize> for Cluster {
 }
 
 impl Cluster {
-    /// Chooses ports and writes configurations.
-    pub(crate) fn prepare(dir: PathBuf, nodes: usize) -> Result<Self> {
-        let ports = free_ports(2 * nodes)?;
-        let nodes: Vec<NodeProcess> = (0..nodes)
-            .map(|i| NodeProcess::new(&dir, &format!("n{}", i + 1), ports[2 * i], ports[2 * i + 1]))
+    /// Chooses ports and writes configurations, each with `settings` as its last lines. Witnesses are called `w1`, …, and come last.
+    pub(crate) fn prepare(dir: PathBuf, replicas: usize, witnesses: usize, settings: &str) -> Result<Self> {
+        let names: Vec<(String, bool)> = (1..=replicas)
+            .map(|number| (format!("n{number}"), false))
+            .chain((1..=witnesses).map(|number| (format!("w{number}"), true)))
+            .collect();
+        // Ascending, as a chain begins with the lowest.
+        let mut ports = free_ports(2 * names.len())?;
+        ports.sort_unstable();
+        let nodes: Vec<NodeProcess> = names
+            .iter()
+            .zip(ports.chunks_exact(2))
+            .map(|((name, witness), ports)| {
+                let mut node = NodeProcess::new(&dir, name, ports[0], ports[1]);
+                node.witness = *witness;
+                node
+            })
             .collect();
         for node in &nodes {
-            node.configure(nodes.iter().filter(|peer| peer.name != node.name))?;
+            node.configure(nodes.iter().filter(|peer| peer.name != node.name), settings)?;
         }
         let addresses = nodes.iter().map(|node| node.client_address.clone());
         let client = Client::builder().endpoints(addresses).deadline(Duration::from_secs(2)).build()?;
@@ -241,10 +253,15 @@ impl Cluster {
     /// # Errors
     /// If one doesn't.
     pub async fn wait_all_serve(&self) -> Result<()> {
-        for index in 0..self.len() {
+        for index in self.replicas() {
             self.wait_serves(index).await?;
         }
         Ok(())
+    }
+
+    /// The nodes that are no witnesses.
+    pub fn replicas(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|&index| !self[index].witness)
     }
 
     /// Waits for a primary among these nodes that confirms itself with a linearizable read.
@@ -279,7 +296,7 @@ impl Cluster {
     /// # Errors
     /// If they were not, or one didn't answer.
     pub async fn verify(&self) -> Result<Value> {
-        self.verify_some(self.len()).await
+        self.verify_some(self.replicas().count()).await
     }
 
     /// [`Cluster::verify`] of the `replicas` nodes that run.
@@ -308,7 +325,7 @@ impl Cluster {
     /// # Errors
     /// If one has another.
     pub async fn expect_counter(&self, name: &str, value: u64) -> Result<()> {
-        for index in 0..self.len() {
+        for index in self.replicas() {
             let found = self.counter_at(index, name).await?;
             ensure!(found == value, "{value} were acknowledged for {name}, and {} has {found}", self[index].name);
         }

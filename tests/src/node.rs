@@ -26,6 +26,8 @@ pub struct NodeProcess {
     pub config: PathBuf,
     /// What it has written to standard error, over all its starts.
     pub log: PathBuf,
+    /// Whether it is a witness of a chain.
+    pub witness: bool,
     /// What is appended to each of its answers, if it is one that answers wrongly.
     wrong: Option<String>,
     child: Option<Child>,
@@ -44,24 +46,25 @@ impl NodeProcess {
             data_dir: dir.join(name),
             config: dir.join(format!("{name}.toml")),
             log: dir.join(format!("{name}.log")),
+            witness: false,
             wrong: None,
             child: None,
             stopped: None,
         }
     }
 
-    /// Writes the configuration file.
+    /// Writes the configuration file, with `settings` as its last lines.
     ///
     /// # Errors
     /// If it can't.
-    pub fn configure<'a>(&self, peers: impl Iterator<Item = &'a Self>) -> Result<()> {
+    pub fn configure<'a>(&self, peers: impl Iterator<Item = &'a Self>, settings: &str) -> Result<()> {
         let peers: String = peers
             .map(|peer| format!("    {{ name = \"{}\", peer_address = \"{}\" }},\n", peer.name, peer.peer_address))
             .collect();
         let Self { name, client_address, peer_address, data_dir, .. } = self;
         let text = format!(
             "name = \"{name}\"\ndata_dir = '{}'\nclient_address = \"{client_address}\"\npeer_address = \"{peer_address}\"\n\
-             peers = [\n{peers}]\n",
+             peers = [\n{peers}]\n{settings}",
             data_dir.display()
         );
         fs::write(&self.config, text).with_context(|| format!("can't write {}", self.config.display()))
@@ -85,7 +88,7 @@ impl NodeProcess {
         command.envs(self.wrong.as_ref().map(|text| ("REPLICATOR_WRONG_ANSWERS", text)));
         // The node ends when its standard input does, so it never outlives this process, however that dies.
         command
-            .args(["node", "--exit-with-stdin", "--config"])
+            .args([if self.witness { "witness" } else { "node" }, "--exit-with-stdin", "--config"])
             .arg(&self.config)
             .args(flags)
             .stdin(Stdio::piped())

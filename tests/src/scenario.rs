@@ -119,12 +119,32 @@ impl Scenario {
     /// # Errors
     /// If there are no ports or files.
     pub async fn prepare(&self, nodes: usize) -> Result<Cluster> {
+        self.prepare_with(nodes, 0, "").await
+    }
+
+    /// Blank replicas and witnesses, not started, with `settings` as the last lines of each configuration.
+    ///
+    /// # Errors
+    /// If there are no ports or files.
+    pub async fn prepare_with(&self, replicas: usize, witnesses: usize, settings: &str) -> Result<Cluster> {
         self.turn().await?;
         let number = self.clusters.get() + 1;
         self.clusters.set(number);
         let dir = self.dir().join(format!("cluster-{number}"));
         fs::create_dir(&dir)?;
-        Cluster::prepare(dir.canonicalize()?, nodes)
+        Cluster::prepare(dir.canonicalize()?, replicas, witnesses, settings)
+    }
+
+    /// A chain that serves `module`.
+    ///
+    /// # Errors
+    /// If it doesn't come up.
+    pub async fn chain(&self, replicas: usize, witnesses: usize, order: &str, module: &Path) -> Result<Cluster> {
+        let settings = format!("mode = \"chain\"\n[chain]\npersist_order = \"{order}\"\n");
+        let mut cluster = self.prepare_with(replicas, witnesses, &settings).await?;
+        cluster.start_all().await?;
+        cluster.init(module, &[]).await?;
+        Ok(cluster)
     }
 
     /// Blank nodes that run.

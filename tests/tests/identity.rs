@@ -38,7 +38,7 @@ fn twin(cluster: &Cluster, of: usize, dir: &Path) -> Result<NodeProcess> {
     fs::create_dir_all(dir)?;
     let ports = free_ports(2)?;
     let twin = NodeProcess::new(dir, &cluster[of].name, ports[0], ports[1]);
-    twin.configure(cluster.others(of).into_iter().map(|index| &cluster[index]))?;
+    twin.configure(cluster.others(of).into_iter().map(|index| &cluster[index]), "")?;
     Ok(twin)
 }
 
@@ -212,7 +212,7 @@ fn node_led_to_the_peers_of_another_cluster_takes_no_part_and_says_why() {
         ours.kill(&[0, 1, 2])?;
         let before = voters(&theirs).await?;
         // n3 of ours, with n1 and n2 of theirs as its peers.
-        ours[2].configure([&theirs[0], &theirs[1]].into_iter())?;
+        ours[2].configure([&theirs[0], &theirs[1]].into_iter(), "")?;
         ours[2].start(&[])?;
         let status =
             ours.wait_status(2, "hears the refusal", |status| status.detail.contains("belongs to cluster")).await?;
@@ -223,7 +223,7 @@ fn node_led_to_the_peers_of_another_cluster_takes_no_part_and_says_why() {
         theirs.verify().await?;
         // With its own peers again, all is well.
         ours[2].shut_down().await?;
-        ours[2].configure([&ours[0], &ours[1]].into_iter())?;
+        ours[2].configure([&ours[0], &ours[1]].into_iter(), "")?;
         ours.start_all().await?;
         ours.wait_all_serve().await?;
         ours.verify().await?;

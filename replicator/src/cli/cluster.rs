@@ -16,9 +16,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::{
-    init, output,
+    init,
+    shape::Shape,
     status::{self, Surveyed},
 };
+use crate::config::NODES_MAX;
 
 /// How long a cluster may take for anything: a start, an election, catching up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +30,7 @@ const PORTS: std::ops::Range<u16> = 10_240..32_000;
 
 struct Node {
     name: String,
+    witness: bool,
     client_address: String,
     peer_address: String,
     child: Option<Child>,
@@ -38,10 +41,8 @@ struct Node {
 /// What a new cluster is like.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setup<'a> {
-    pub(super) nodes: usize,
+    pub(super) shape: Shape,
     pub(super) place: Place<'a>,
-    /// More lines of TOML for every node's configuration.
-    pub(super) settings: &'a str,
 }
 
 /// Where the nodes' folders go.
@@ -71,7 +72,10 @@ pub(super) struct Died {
 impl Cluster {
     /// Chooses ports and writes the nodes' configurations.
     pub(super) fn prepare(setup: Setup<'_>) -> anyhow::Result<Self> {
-        let Setup { nodes, place, settings } = setup;
+        let Setup { shape, place } = setup;
+        let replicas = (1..=shape.replicas).map(|number| (format!("n{number}"), false));
+        let witnesses = (1..=shape.witnesses).map(|number| (format!("w{number}"), true));
+        let names: Vec<(String, bool)> = replicas.chain(witnesses).collect();
         let (dir, temporary) = match place {
             Place::Kept(dir) => (dir.to_owned(), false),
             Place::Temporary { within, command } => {
@@ -81,23 +85,26 @@ impl Cluster {
         };
         fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let addresses = match used_addresses(&dir)? {
+        let addresses: Vec<[String; 2]> = match used_addresses(&dir)? {
             used if used.is_empty() => {
-                let addresses = free_ports(2 * nodes)?.into_iter().map(|port| format!("127.0.0.1:{port}"));
+                let addresses = free_ports(2 * names.len())?.into_iter().map(|port| format!("127.0.0.1:{port}"));
                 addresses.collect::<Vec<_>>().chunks(2).map(|pair| [pair[0].clone(), pair[1].clone()]).collect()
             }
-            used if used.len() == nodes => used,
-            used => bail!(
-                "{} holds a cluster of {}; give --nodes {}",
-                dir.display(),
-                output::count(used.len(), "node"),
-                used.len()
-            ),
+            used if used.iter().map(|(name, _)| name).eq(names.iter().map(|(name, _)| name)) => {
+                used.into_iter().map(|(_, addresses)| addresses).collect()
+            }
+            used => {
+                let used: Vec<String> = used.into_iter().map(|(name, _)| name).collect();
+                let nodes = used.iter().filter(|name| name.starts_with('n')).count();
+                bail!("{} holds a cluster of {}; give --nodes {nodes}, and its mode", dir.display(), used.join(", "))
+            }
         };
-        let nodes: Vec<Node> = (1..)
+        let nodes: Vec<Node> = names
+            .into_iter()
             .zip(addresses)
-            .map(|(number, [client_address, peer_address])| Node {
-                name: format!("n{number}"),
+            .map(|((name, witness), [client_address, peer_address])| Node {
+                name,
+                witness,
                 client_address,
                 peer_address,
                 child: None,
@@ -106,11 +113,11 @@ impl Cluster {
             .collect();
         for node in &nodes {
             let path = dir.join(format!("{}.toml", node.name));
-            fs::write(&path, config(node, &nodes, &dir) + settings)
+            fs::write(&path, config(node, &nodes, &dir) + &shape.settings())
                 .with_context(|| format!("can't write {}", path.display()))?;
         }
         let client = Client::builder()
-            .endpoints(nodes.iter().map(|node| node.client_address.clone()))
+            .endpoints(nodes.iter().filter(|node| !node.witness).map(|node| node.client_address.clone()))
             .deadline(Duration::from_secs(2))
             .build()?;
         Ok(Self { nodes, dir, temporary, client })
@@ -124,8 +131,18 @@ impl Cluster {
         &self.client
     }
 
+    /// The replicas' client addresses.
     pub(super) fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().filter(|node| !node.witness).map(|node| node.client_address.clone()).collect()
+    }
+
+    /// The client addresses of all nodes, witnesses too.
+    pub(super) fn all_endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.client_address.clone()).collect()
+    }
+
+    pub(super) fn is_witness(&self, index: usize) -> bool {
+        self.nodes[index].witness
     }
 
     pub(super) fn name(&self, index: usize) -> &str {
@@ -161,7 +178,7 @@ impl Cluster {
         let first = self.client.status(&self.nodes[0].client_address, false).await?;
         if first.cluster_id.is_empty() && first.state() != NodeState::Checking {
             init::make_cluster(
-                &self.endpoints(),
+                &self.all_endpoints(),
                 init::read(module)?.into(),
                 bytes::Bytes::new(),
                 pb::Limits::default(),
@@ -176,6 +193,12 @@ impl Cluster {
 
     /// Waits until a node takes part and has the module.
     pub(super) async fn wait_serving(&self, index: usize) -> anyhow::Result<pb::StatusResponse> {
+        if self.nodes[index].witness {
+            let knows = |status: &pb::StatusResponse| {
+                status.state() == NodeState::Witness && !status.primary_node_id.is_empty()
+            };
+            return self.wait_until(index, "take part", knows).await;
+        }
         let serving = |status: &pb::StatusResponse| {
             matches!(status.state(), NodeState::Primary | NodeState::Follower)
                 && !status.module_sha256.is_empty()
@@ -224,7 +247,7 @@ impl Cluster {
     }
 
     pub(super) async fn survey(&self) -> Vec<Surveyed> {
-        status::survey(&self.client, &self.endpoints()).await
+        status::survey(&self.client, &self.all_endpoints()).await
     }
 
     /// kill -9. Returns the pid it had.
@@ -253,7 +276,7 @@ impl Cluster {
         let mut command = Command::new(program);
         // The child ends when its standard input does, so it never outlives this process, however that dies.
         command
-            .args(["node", "--exit-with-stdin", "--config"])
+            .args([if node.witness { "witness" } else { "node" }, "--exit-with-stdin", "--config"])
             .arg(self.dir.join(format!("{}.toml", node.name)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -329,23 +352,13 @@ pub(super) fn bundled_module(name: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// How many nodes a majority cluster may have.
-pub(super) fn odd_and_few(text: &str) -> Result<usize, String> {
-    match text {
-        "1" => Ok(1),
-        "3" => Ok(3),
-        "5" => Ok(5),
-        _ => Err("a majority cluster has 1, 3 or 5 nodes".into()),
-    }
-}
-
-/// The client and peer addresses of the nodes whose folders are there already: members know each other by them.
-fn used_addresses(dir: &Path) -> anyhow::Result<Vec<[String; 2]>> {
+/// The nodes whose folders are there already, with their client and peer addresses: members know each other by them.
+fn used_addresses(dir: &Path) -> anyhow::Result<Vec<(String, [String; 2])>> {
     let mut used = Vec::new();
-    for number in 1.. {
-        let path = dir.join(format!("n{number}.toml"));
+    for name in ["n", "w"].into_iter().flat_map(|kind| (1..=NODES_MAX).map(move |number| format!("{kind}{number}"))) {
+        let path = dir.join(format!("{name}.toml"));
         let config = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             config => config.with_context(|| format!("can't read {}", path.display()))?,
         };
         let config: toml::Table = config.parse().with_context(|| format!("{} is damaged", path.display()))?;
@@ -359,7 +372,7 @@ fn used_addresses(dir: &Path) -> anyhow::Result<Vec<[String; 2]>> {
                 }),
             }
         };
-        used.push([address("client_address")?, address("peer_address")?]);
+        used.push((name, [address("client_address")?, address("peer_address")?]));
     }
     Ok(used)
 }
@@ -392,7 +405,10 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
             Err(error) => return Err(error).context("can't find free ports on 127.0.0.1"),
         }
         if held.len() == count {
-            return Ok(held.into_iter().map(|(port, _)| port).collect());
+            // Ascending: a chain begins with the lowest, which is then that of n1.
+            let mut ports: Vec<u16> = held.into_iter().map(|(port, _)| port).collect();
+            ports.sort_unstable();
+            return Ok(ports);
         }
     }
     bail!("fewer than {count} ports are free on 127.0.0.1")
@@ -405,11 +421,14 @@ mod tests {
     #[test]
     fn a_used_folder_keeps_its_addresses() {
         let folder = tempfile::tempdir().unwrap();
-        let prepare = |nodes| Cluster::prepare(Setup { nodes, place: Place::Kept(folder.path()), settings: "" });
+        let prepare = |nodes| {
+            let shape = Shape::majority(nodes);
+            Cluster::prepare(Setup { shape, place: Place::Kept(folder.path()) })
+        };
         let first = prepare(3).unwrap().endpoints();
         assert_eq!(prepare(3).unwrap().endpoints(), first, "its members would not find each other");
         let error = prepare(5).err().unwrap().to_string();
-        assert!(error.contains("holds a cluster of 3 nodes; give --nodes 3"), "{error}");
+        assert!(error.contains("holds a cluster of n1, n2, n3; give --nodes 3"), "{error}");
         let _taken = TcpListener::bind(&first[1]).unwrap();
         let error = prepare(3).err().unwrap().to_string();
         assert!(error.contains(&first[1]) && error.contains("does it run already?"), "{error}");

@@ -165,6 +165,7 @@ pub(super) async fn make_cluster(
             client_address: endpoint.clone(),
             peer_address: status.peer_address,
             voter: true,
+            witness: status.witness,
             matched_log_index: 0,
         });
     }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod call;
+mod chain;
 mod cluster;
 mod demo;
 mod failure;
@@ -12,6 +13,7 @@ mod journal;
 mod member;
 mod node;
 mod output;
+mod shape;
 mod status;
 mod torture;
 mod watch;
@@ -37,6 +39,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run one node
     Node(node::NodeArgs),
+    /// Run a witness: a voter of a chain's configuration group, without application data
+    Witness(node::NodeArgs),
     /// Make a cluster of nodes that run and are blank
     Init(init::InitArgs),
     /// Show what the nodes of a cluster are, hold and see
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
             Command::Node(args) => node::run(args).await,
+            Command::Witness(args) => node::run_witness(args).await,
             Command::Init(args) => init::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Call(args) => call::run(args).await,

@@ -36,10 +36,22 @@ pub(super) struct NodeArgs {
     /// End when standard input ends: the parent process has gone
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
+    /// Set by `replicator witness`.
+    #[arg(skip)]
+    witness: bool,
+}
+
+pub(super) async fn run_witness(args: NodeArgs) -> Result<(), Failure> {
+    run(NodeArgs { witness: true, ..args }).await
 }
 
 pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
-    let config = NodeConfig::load(&args.flags).map_err(|error| Failure::Usage(error.to_string()))?;
+    if args.exit_with_stdin {
+        // A node that is stopped, as `torture` stops some, can't see that its standard input ends.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))
+            .context("can't ask to be woken when the parent process dies")?;
+    }
+    let config = NodeConfig::load(&args.flags, args.witness).map_err(|error| Failure::Usage(error.to_string()))?;
     log_to_stderr(&config.log)?;
     restrict_umask();
     if args.flags.rejoin {

@@ -14,7 +14,7 @@ use replicator_client::Client;
 use replicator_proto::replicator::v1::{NodeState, StatusResponse};
 use serde_json::{Value, json};
 
-use super::{Endpoints, Failure, Output, output, watch};
+use super::{Endpoints, Failure, Output, chain, output, watch};
 
 /// How long a node may take to tell its status, so that one that stands still doesn't hold up the others for long.
 const NODE_MAX: Duration = Duration::from_secs(2);
@@ -146,6 +146,9 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
         }
     }
     output::print_table(&mut table)?;
+    for line in chain::lines(nodes) {
+        writeln!(anstream::stdout(), "{line}")?;
+    }
     let yellow = output::paint(AnsiColor::Yellow);
     for (node, note) in notes {
         writeln!(anstream::stdout(), "{yellow}{node}:{yellow:#} {note}")?;
@@ -182,12 +185,15 @@ pub(super) fn node_json(node: &Surveyed) -> Value {
             "memory_bytes": status.memory_bytes,
             "traps": status.traps,
             "version": status.version,
+            "witness": status.witness,
+            "chain": status.chain.as_ref().map(chain::json),
             "members": status.members.iter().map(|member| json!({
                 "node_id": member.node_id,
                 "disk_id": format!("{:016x}", member.disk_id),
                 "client_address": member.client_address,
                 "peer_address": member.peer_address,
                 "voter": member.voter,
+                "witness": member.witness,
                 "matched_log_index": member.matched_log_index,
             })).collect::<Vec<_>>(),
         }),
@@ -233,8 +239,9 @@ impl std::fmt::Display for Verdict {
 
 /// Waits until all replicas that answer stand at the same index, then compares their digests and the hashes of their whole states.
 pub(super) async fn verify(client: &Client, nodes: &[Surveyed]) -> Verdict {
-    let endpoints: Vec<&str> = nodes.iter().filter(|n| n.status.is_ok()).map(|n| n.endpoint.as_str()).collect();
-    if let Some(blank) = nodes.iter().filter_map(|n| n.status.as_ref().ok()).find(|s| s.module_sha256.is_empty()) {
+    let replicas = nodes.iter().filter(|node| node.status.as_ref().is_ok_and(|status| !status.witness));
+    let endpoints: Vec<&str> = replicas.clone().map(|node| node.endpoint.as_str()).collect();
+    if let Some(blank) = replicas.filter_map(|node| node.status.as_ref().ok()).find(|s| s.module_sha256.is_empty()) {
         return Verdict::Unknown(format!("{} has no state yet ({})", blank.node_id, state_name(blank.state())));
     }
     if endpoints.len() < 2 {

@@ -61,7 +61,7 @@ impl Node {
             };
             let members = running.strategy.view().borrow().members.clone();
             waiting.retain(|disk, _| members.iter().any(|member| member.disk == *disk));
-            for member in members.iter().filter(|member| member.disk != self.disk) {
+            for member in members.iter().filter(|member| member.disk != self.disk && !member.witness) {
                 let peer = waiting.entry(member.disk).or_default();
                 groups.iter().flatten().for_each(|push| peer.add(push));
                 if peer.pushes.is_empty() || !busy.insert(member.disk) {

@@ -8,7 +8,10 @@ use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Seed}
 use tokio::sync::oneshot;
 
 use super::{Node, Running, modules::Modules};
-use crate::replication::Member;
+use crate::{
+    config::{Mode, NODES_MAX},
+    replication::Member,
+};
 
 /// How long the new group may take to elect a primary and commit the genesis entry.
 const FOUND_MAX: Duration = Duration::from_secs(30);
@@ -49,9 +52,24 @@ impl Node {
                 list(&names)
             ));
         }
-        if !matches!(founding.members.len(), 1 | 3 | 5) {
-            let n = founding.members.len();
-            return Err(format!("{n} members: a majority cluster has 1, 3 or 5"));
+        let replicas = founding.members.iter().filter(|member| !member.witness).count();
+        match (self.config.mode, founding.members.len()) {
+            (Mode::Majority, n) if replicas < n => return Err("a majority cluster has no witnesses".into()),
+            (Mode::Majority, n) if !matches!(n, 1 | 3 | 5) => {
+                return Err(format!("{n} members: a majority cluster has 1, 3 or 5"));
+            }
+            (Mode::Chain, n) if replicas == 0 || n > NODES_MAX => {
+                return Err(format!(
+                    "{replicas} replicas of {n} nodes: a chain has at least 1 replica, and at most {NODES_MAX} nodes"
+                ));
+            }
+            _ => {}
+        }
+        let least = self.config.chain.least_length;
+        if self.config.mode == Mode::Chain && usize::try_from(least).map_or(true, |least| least > replicas) {
+            return Err(format!(
+                "chain.least_length = {least}, and there are {replicas} replicas: it would never take a write"
+            ));
         }
         let entry = self.genesis_entry(founding, founding.cluster, Lineage(0));
         let modules = Modules(self.modules.clone());

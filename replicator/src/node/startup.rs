@@ -6,6 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
+use replicator_chain::Promise;
 use replicator_machine::{Command, Machine};
 use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
 use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
@@ -16,10 +17,11 @@ use super::{
     founding::FoundingCall, modules::Modules, proposals::Proposals, proposer::Proposer, reads::Reads, waiters::Answer,
 };
 use crate::{
-    config::NodeConfig,
+    config::{Mode, NodeConfig},
     replication::{
         Member, Role, Strategy, View, VoteStore,
-        majority::{Majority, Parts},
+        chain::{self, Chain, PromiseStore},
+        majority::{self, Majority},
     },
     seams::Seams,
     transport::{Envelope, Join, Peers},
@@ -30,6 +32,8 @@ const WAITERS_MAX: usize = 32_768;
 const WAITING_BYTES_MAX: usize = 512 << 20;
 /// The application log's name in the folder.
 const LOG: &str = "log";
+/// The log of a chain's configuration group.
+const GROUP_LOG: &str = "configuration";
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Why a node doesn't start, or can't go on.
@@ -105,6 +109,23 @@ impl VoteStore for MetaVotes {
 
     fn save_vote(&self, vote: Vec<u8>) -> Result<(), StorageError> {
         self.0.update(|meta| meta.vote = Some(vote))
+    }
+}
+
+/// The promise in `meta`.
+struct MetaPromises(NodeDir);
+
+impl PromiseStore for MetaPromises {
+    fn promise(&self) -> Promise {
+        let (epoch, attempt) = self.0.meta().seal_attempt.unwrap_or_default();
+        Promise { epoch, attempt }
+    }
+
+    fn save(&self, promise: Promise) -> Result<(), StorageError> {
+        self.0.update(|meta| {
+            meta.sealed_epoch = Some(promise.epoch);
+            meta.seal_attempt = Some((promise.epoch, promise.attempt));
+        })
     }
 }
 
@@ -296,20 +317,13 @@ impl Node {
             disk: self.disk,
             client_address: self.config.client_address.to_string(),
             peer_address: self.config.peer_address.to_string(),
+            witness: self.config.witness,
         }
     }
 
     async fn take_part(self: &Arc<Self>, cluster: ClusterId, lineage: Lineage) -> Result<Arc<Running>, StartError> {
         let envelope = Envelope { cluster, lineage, from: self.disk, incarnation: self.incarnation, to: self.disk };
-        let parts = Parts {
-            envelope,
-            log: self.log.clone(),
-            peers: self.group_peers.clone(),
-            votes: Arc::new(MetaVotes(self.dir.clone())),
-            sink: Arc::new(self.applier.clone()),
-            timing: self.config.timing,
-        };
-        let strategy: Arc<dyn Strategy> = Arc::new(Majority::start(parts, &self.group.handle).await?);
+        let strategy = self.strategy(envelope).await?;
         let proposals = Arc::new(Proposals::default());
         let (reads, readers) = mpsc::channel(1_024);
         let (waiters, peers) = (self.waiters.clone(), self.group_peers.clone());
@@ -332,6 +346,37 @@ impl Node {
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)
+    }
+
+    async fn strategy(&self, envelope: Envelope) -> Result<Arc<dyn Strategy>, StartError> {
+        let (peers, timing) = (self.group_peers.clone(), self.config.timing);
+        let (log, votes, sink) = (self.log.clone(), Arc::new(MetaVotes(self.dir.clone())), self.applier.clone());
+        let sink = Arc::new(sink);
+        let group = &self.group.handle;
+        Ok(match self.config.mode {
+            Mode::Majority => {
+                Arc::new(Majority::start(majority::Parts { envelope, log, peers, votes, sink, timing }, group).await?)
+            }
+            Mode::Chain => {
+                let (group_log, _) = DiskLog::open(&self.dir, GROUP_LOG, DiskLogOptions::default())?;
+                let parts = chain::Parts {
+                    envelope,
+                    log,
+                    group_log: Arc::new(group_log),
+                    peers,
+                    votes,
+                    promises: Arc::new(MetaPromises(self.dir.clone())),
+                    sink,
+                    timing,
+                    settings: chain::Settings {
+                        persist_order: self.config.chain.persist_order.into(),
+                        least_chain: self.config.chain.least_length,
+                        witness: self.config.witness,
+                    },
+                };
+                Arc::new(Chain::start(parts, group).await?)
+            }
+        })
     }
 
     /// Ends the process when the group can't go on.
@@ -357,7 +402,7 @@ impl Node {
                     return self.fail(error);
                 }
             }
-            let learns = now.role == Role::Learner && now.members.iter().any(|m| m.disk == self.disk && !m.voter);
+            let learns = now.members.iter().any(|m| m.disk == self.disk && !m.voter);
             tokio::select! {
                 changed = view.changed() => if changed.is_err() {
                     return;

@@ -10,7 +10,7 @@ use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, L
 use tokio::sync::watch;
 
 use super::{AppliedState, Node, NodeError, Stage, applier::Work};
-use crate::replication::{Member, Role};
+use crate::replication::{ChainView, Member, Role};
 
 /// After this long without a quorum's answer, a primary says so. Healthy ones get one with each heartbeat.
 const QUORUM_SILENCE: Duration = Duration::from_secs(1);
@@ -61,6 +61,8 @@ pub struct Status {
     pub committed: LogIndex,
     /// The machine.
     pub applied: AppliedState,
+    /// The chain, in chain mode.
+    pub chain: Option<ChainView>,
 }
 
 impl Node {
@@ -84,6 +86,7 @@ impl Node {
             durable: index(ends.durable),
             committed: LogIndex(0),
             applied,
+            chain: None,
         };
         let stage = self.stage.borrow().clone();
         match stage {
@@ -99,6 +102,7 @@ impl Node {
                 let matched = |disk| progress.matched.iter().find(|(d, _)| *d == disk).map_or(LogIndex(0), |(_, i)| *i);
                 status.condition = Condition::Running(view.role);
                 status.epoch = view.epoch;
+                status.chain = running.strategy.chain();
                 status.primary = view.primary().cloned();
                 status.members = view.members.iter().map(|m| (m.clone(), matched(m.disk))).collect();
                 let voters = view.members.iter().filter(|member| member.voter).count();

@@ -3,13 +3,14 @@
 //! A strategy takes encoded entries, orders them, makes them durable where its rules demand, and hands the committed ones to an
 //! [`ApplySink`], in order, each exactly once in the life of a process. It never looks inside them.
 
+pub mod chain;
 pub mod majority;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
-use replicator_types::{DiskId, Epoch, LogIndex, Position};
+use replicator_types::{DiskId, Epoch, Incarnation, LogIndex, Position};
 use tokio::sync::watch;
 
 use crate::transport::{Join, JoinAnswer};
@@ -49,6 +50,8 @@ pub struct Member {
     pub peer_address: String,
     /// Whether it votes; a learner doesn't.
     pub voter: bool,
+    /// Whether it is a witness: a voter of chain mode's configuration group, without application data.
+    pub witness: bool,
 }
 
 /// What a replica does in its group.
@@ -62,6 +65,8 @@ pub enum Role {
     Candidate,
     /// Orders the entries.
     Primary,
+    /// Votes on the configuration, and has no log.
+    Witness,
 }
 
 /// What changes seldom in a group, as one replica sees it.
@@ -94,6 +99,38 @@ pub struct Progress {
     pub quorum_silent_for: Option<Duration>,
     /// On the primary: the last index known to be durable on each member.
     pub matched: Vec<(DiskId, LogIndex)>,
+}
+
+/// The chain as one replica sees it.
+#[derive(Debug, Clone, Default)]
+pub struct ChainView {
+    /// The configuration's epoch.
+    pub epoch: Epoch,
+    /// From primary to tail.
+    pub members: Vec<(DiskId, Incarnation)>,
+    /// What this disk has sealed.
+    pub sealed: Epoch,
+    /// The link to the successor.
+    pub link: Option<ChainLink>,
+    /// Where changes are coordinated: what goes on, or why nothing can.
+    pub detail: String,
+    /// Which disk coordinates changes.
+    pub coordinator: Option<DiskId>,
+}
+
+/// How far a successor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainLink {
+    /// The successor.
+    pub to: DiskId,
+    /// The last index sent to it.
+    pub sent: LogIndex,
+    /// The last that it has received.
+    pub received: LogIndex,
+    /// The last that it and all behind it hold durably.
+    pub durable: LogIndex,
+    /// For how long an answer has been due.
+    pub silent_for: Duration,
 }
 
 /// Why entries were not proposed.
@@ -152,6 +189,16 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The primary's order to stand for election.
     fn on_transfer(&self, payload: Bytes) -> BoxFuture<'_, Result<(), PeerMessageError>>;
+
+    /// Messages from a peer's disk, until the stream ends. Strategies that have none refuse.
+    fn on_messages(
+        &self,
+        from: DiskId,
+        payloads: BoxStream<'static, Bytes>,
+    ) -> BoxFuture<'static, Result<(), PeerMessageError>>;
+
+    /// The chain, in chain mode.
+    fn chain(&self) -> Option<ChainView>;
 }
 
 /// What became of proposed entries.

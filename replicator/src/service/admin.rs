@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{deadline, errors::ApiError};
 use crate::{
     node::{Condition, Founding, Node, StoreModuleError},
-    replication::{Member, Role},
+    replication::{ChainView, Member, Role},
     transport::split_cluster,
 };
 
@@ -33,7 +33,33 @@ fn member(member: &Member, matched: LogIndex) -> pb::Member {
         client_address: member.client_address.clone(),
         peer_address: member.peer_address.clone(),
         voter: member.voter,
+        witness: member.witness,
         matched_log_index: matched.0,
+    }
+}
+
+fn chain_message(chain: ChainView, members: &[(Member, LogIndex)]) -> pb::Chain {
+    let name = |disk: DiskId| {
+        let member = members.iter().find(|(member, _)| member.disk == disk);
+        member.map(|(member, _)| member.node.clone()).unwrap_or_default()
+    };
+    pb::Chain {
+        epoch: chain.epoch.0,
+        members: chain
+            .members
+            .iter()
+            .map(|(disk, life)| pb::ChainMember { node_id: name(*disk), disk_id: disk.0, incarnation: life.0 })
+            .collect(),
+        sealed_epoch: chain.sealed.0,
+        link: chain.link.map(|link| pb::ChainLink {
+            node_id: name(link.to),
+            sent_log_index: link.sent.0,
+            received_log_index: link.received.0,
+            durable_log_index: link.durable.0,
+            silent_ms: u64::try_from(link.silent_for.as_millis()).unwrap_or(u64::MAX),
+        }),
+        detail: chain.detail,
+        coordinator_node_id: chain.coordinator.map(name).unwrap_or_default(),
     }
 }
 
@@ -73,6 +99,7 @@ impl AdminService for AdminApi {
             state_hash = hashed.0.0;
         }
         let genesis = status.applied.genesis.clone();
+        let chain = status.chain.take().map(|chain| chain_message(chain, &status.members));
         let (cluster_id, lineage) = split_cluster(status.cluster);
         Ok(Response::new(pb::StatusResponse {
             node_id: status.node,
@@ -89,6 +116,7 @@ impl AdminService for AdminApi {
                 Condition::Running(Role::Follower) => pb::NodeState::Follower,
                 Condition::Running(Role::Candidate) => pb::NodeState::Candidate,
                 Condition::Running(Role::Primary) => pb::NodeState::Primary,
+                Condition::Running(Role::Witness) => pb::NodeState::Witness,
             }
             .into(),
             detail: status.detail,
@@ -110,6 +138,8 @@ impl AdminService for AdminApi {
             members: status.members.iter().map(|(m, matched)| member(m, *matched)).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             peer_address: self.node.config().peer_address.to_string(),
+            chain,
+            witness: self.node.config().witness,
         }))
     }
 
@@ -150,6 +180,7 @@ impl AdminService for AdminApi {
                     client_address: member.client_address,
                     peer_address: member.peer_address,
                     voter: true,
+                    witness: member.witness,
                 })
                 .collect(),
             module: ModuleHash::try_from(&request.module_sha256[..])

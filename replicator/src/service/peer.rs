@@ -80,6 +80,7 @@ impl PeerService for PeerApi {
             disk: DiskId(request.disk_id),
             client_address: request.client_address,
             peer_address: request.peer_address,
+            witness: request.witness,
         };
         let answer = self.node.on_join(join).await;
         let (cluster_id, lineage) = split_cluster(answer.cluster);
@@ -122,6 +123,33 @@ impl PeerService for PeerApi {
                 if answers.send(answer).await.is_err() {
                     return;
                 }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    type ChainStream = Answers<pb::ChainResponse>;
+
+    async fn chain(
+        &self,
+        request: Request<Streaming<pb::ChainRequest>>,
+    ) -> Result<Response<Self::ChainStream>, Status> {
+        let mut requests = request.into_inner();
+        let node = self.node.clone();
+        let (ended, outgoing) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let taken = async {
+                let Some(first) = requests.message().await? else { return Ok(()) };
+                let envelope = envelope(first.envelope)?;
+                let running = node.admit(&envelope).await?;
+                let rest = requests.take_while(|message| std::future::ready(message.is_ok()));
+                let rest = rest.filter_map(|message| std::future::ready(message.ok().map(|message| message.payload)));
+                let payloads = stream::iter([first.payload]).chain(rest).boxed();
+                running.strategy.on_messages(envelope.from, payloads).await?;
+                Ok::<_, Status>(())
+            };
+            if let Err(status) = taken.await {
+                let _ = ended.send(Err(status)).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))

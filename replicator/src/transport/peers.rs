@@ -135,6 +135,8 @@ pub struct Join {
     pub client_address: String,
     /// Where peers will reach it.
     pub peer_address: String,
+    /// Whether it is a witness.
+    pub witness: bool,
 }
 
 /// How the joining goes.
@@ -273,6 +275,7 @@ impl PeerChannel {
             disk_id: join.disk.0,
             client_address: join.client_address.clone(),
             peer_address: join.peer_address.clone(),
+            witness: join.witness,
         };
         let answer = within(bound, self.client.clone().join(request)).await?.into_inner();
         Ok(JoinAnswer {
@@ -297,6 +300,27 @@ impl PeerChannel {
         let requests = payloads.map(move |payload| pb::AppendRequest { envelope: envelope.take(), payload });
         let answers = within(bound, self.client.clone().append(requests)).await?.into_inner();
         Ok(answers.map(|answer| answer.map(|answer| answer.payload).map_err(Into::into)).boxed())
+    }
+
+    /// Opens a stream of messages that nothing answers. The returned future ends when the stream does, and says why.
+    ///
+    /// # Errors
+    /// If the stream can't be opened within `bound`.
+    pub async fn messages(
+        &self,
+        envelope: Envelope,
+        payloads: impl Stream<Item = Bytes> + Send + 'static,
+        bound: Duration,
+    ) -> Result<impl Future<Output = TransportError> + Send + 'static, TransportError> {
+        let mut envelope = Some(envelope.into());
+        let requests = payloads.map(move |payload| pb::ChainRequest { envelope: envelope.take(), payload });
+        let mut answers = within(bound, self.client.clone().chain(requests)).await?.into_inner();
+        Ok(async move {
+            match answers.message().await {
+                Ok(_) => TransportError::Unreachable("the peer closed the stream".into()),
+                Err(status) => status.into(),
+            }
+        })
     }
 
     /// Asks for a vote, or in a pre-vote whether one would be granted.

@@ -30,8 +30,10 @@ use self::{
 };
 use super::{
     Failure, Output,
-    cluster::{Cluster, Place, Setup, bundled_module, odd_and_few},
-    output, status,
+    cluster::{Cluster, Place, Setup, bundled_module},
+    output,
+    shape::ModeFlags,
+    status,
 };
 
 /// How long a request may take before it counts as an error.
@@ -64,9 +66,8 @@ pub(super) struct BenchArgs {
     /// The module to run: a name bundled beside this program (echo, journal), or a file
     #[arg(long, value_name = "NAME|FILE.wasm", default_value = "echo")]
     module: String,
-    /// How the cluster replicates
-    #[arg(long, value_name = "MODE", default_value = "majority", value_parser = mode)]
-    mode: String,
+    #[command(flatten)]
+    mode: ModeFlags,
     /// One call for each request, instead of streams
     #[arg(long)]
     unary: bool,
@@ -79,8 +80,8 @@ pub(super) struct BenchArgs {
     /// Connections that the clients share
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
-    /// How many nodes to start: 1, 3 or 5
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = odd_and_few, conflicts_with = "endpoints")]
+    /// How many replicas to start; a majority cluster has 1, 3 or 5
+    #[arg(long, default_value_t = 3, value_name = "N", conflicts_with = "endpoints")]
     nodes: usize,
     /// Where the nodes' folders go, to be removed at the end. Default: where temporary files go
     #[arg(long, value_name = "DIR", conflicts_with = "endpoints")]
@@ -113,15 +114,6 @@ impl Reads {
     }
 }
 
-/// The modes of which there are clusters.
-pub(super) fn mode(text: &str) -> Result<String, String> {
-    match text {
-        "majority" => Ok(text.to_owned()),
-        "chain" => Err("this version has no chain mode yet; use majority".into()),
-        _ => Err("the only mode is majority".into()),
-    }
-}
-
 /// As long as a message may be, whatever the cluster's own limit is.
 fn request_bytes(text: &str) -> Result<usize, String> {
     let bytes = text.parse().ok().filter(|&bytes| bytes <= REQUEST_BYTES_MAX);
@@ -137,7 +129,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
     let mut own = if args.endpoints.is_empty() {
         module_file(&args.module)?; // before there is a folder
         let place = Place::Temporary { within: args.data_dir.as_deref(), command: "bench" };
-        Some(Cluster::prepare(Setup { nodes: args.nodes, place, settings: "" })?)
+        Some(Cluster::prepare(Setup { shape: args.mode.shape(args.nodes)?, place })?)
     } else {
         None
     };
@@ -209,10 +201,15 @@ async fn measure(args: &BenchArgs, mut own: Option<&mut Cluster>) -> anyhow::Res
         true => Work::Journal(args.bytes),
         false => Work::Bytes(args.bytes),
     };
+    // What was asked for says more; of a cluster of somebody else's, its nodes tell.
+    let mode = match &own {
+        Some(_) => args.mode.shape(args.nodes).map_or(first.mode, |shape| shape.to_string()),
+        None => first.mode,
+    };
     let mut report = Report {
         notes: machine.memory_only().into_iter().collect(),
         machine,
-        mode: args.mode.clone(),
+        mode,
         transport: match (args.query, args.unary) {
             (false, false) => "ExecuteStream",
             (false, true) => "Execute",
@@ -272,6 +269,7 @@ fn module_file(module: &str) -> anyhow::Result<PathBuf> {
 struct Primary {
     address: String,
     module: String,
+    mode: String,
     nodes: usize,
 }
 
@@ -284,7 +282,12 @@ async fn primary(endpoints: &[String]) -> anyhow::Result<Primary> {
         Some((node.endpoint.clone(), status))
     });
     let (address, status) = leader.context("no primary is known now; `replicator status` tells why")?;
-    Ok(Primary { address, module: status.module_description.clone(), nodes: status.members.len() })
+    Ok(Primary {
+        address,
+        module: status.module_description.clone(),
+        mode: status.mode.clone(),
+        nodes: status.members.len(),
+    })
 }
 
 fn random_name() -> anyhow::Result<String> {

@@ -1,5 +1,6 @@
 //! `replicator demo`: a cluster on this machine, real processes and all, to play with or to watch.
 
+mod chain_story;
 mod story;
 
 use std::{
@@ -15,14 +16,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Failure,
-    cluster::{Cluster, Place, Setup, bundled_module, odd_and_few},
-    output, status,
+    cluster::{Cluster, Place, Setup, bundled_module},
+    output,
+    shape::ModeFlags,
+    status,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// How many nodes: 1, 3 or 5
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = odd_and_few)]
+    #[command(flatten)]
+    mode: ModeFlags,
+    /// How many replicas; a majority cluster has 1, 3 or 5
+    #[arg(long, default_value_t = 3, value_name = "N")]
     nodes: usize,
     /// Let the demo tell its story by itself, and exit with 0 only if every step held
     #[arg(long)]
@@ -40,8 +45,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
         Some(module) => module,
         None => bundled_module("chat")?,
     };
+    let shape = args.mode.shape(args.nodes)?;
     if args.script && args.nodes < 3 {
-        return Err(Failure::Usage("--script kills a node and goes on, so it needs --nodes 3 or 5".into()));
+        return Err(Failure::Usage("--script kills nodes and goes on, so it needs at least --nodes 3".into()));
     }
     if !module.is_file() {
         return Err(Failure::Usage(format!("{} is no file", module.display())));
@@ -49,13 +55,16 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let mut cluster = Cluster::prepare(Setup {
-        nodes: args.nodes,
+        shape,
         place: args.data_dir.as_deref().map_or(Place::Temporary { within: None, command: "demo" }, Place::Kept),
-        settings: "",
     })?;
     let played = tokio::select! {
         played = async {
-            if args.script { story::tell(&mut cluster, &module).await } else { live(&mut cluster, &module).await }
+            match (args.script, shape.is_chain()) {
+                (true, false) => story::tell(&mut cluster, &module).await,
+                (true, true) => chain_story::tell(&mut cluster, &module).await,
+                (false, _) => live(&mut cluster, &module).await,
+            }
         } => played,
         _ = interrupt.recv() => Err(anyhow!("interrupted")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),
         _ = terminate.recv() => Err(anyhow!("terminated")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),

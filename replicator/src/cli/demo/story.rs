@@ -30,14 +30,32 @@ const ANSWERS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The chat client, with its logins in a folder of the demo's.
-struct Chat {
+pub(super) struct Chat {
     program: PathBuf,
     endpoints: String,
     state_dir: PathBuf,
 }
 
 impl Chat {
-    fn command(&self, user: &str, args: &[&str]) -> Command {
+    /// The client beside this program.
+    pub(super) fn of(cluster: &Cluster) -> anyhow::Result<Self> {
+        let program = std::env::current_exe()?.with_file_name("chat");
+        ensure(program.is_file(), || format!("{} is not there; run `make`", program.display()))?;
+        let endpoints = cluster.endpoints().join(",");
+        Ok(Self { program, endpoints, state_dir: cluster.dir().join("chat-logins") })
+    }
+
+    /// Lets alice and bob register and log in.
+    pub(super) async fn log_in(&self) -> anyhow::Result<()> {
+        for user in ["alice", "bob"] {
+            self.run(user, &["register", user]).await?;
+            self.run(user, &["login", user]).await?;
+        }
+        step("alice and bob have registered and logged in");
+        Ok(())
+    }
+
+    pub(super) fn command(&self, user: &str, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("CHAT_")) {
             command.env_remove(key);
@@ -54,7 +72,7 @@ impl Chat {
     }
 
     /// Runs one command to its end, and reads the JSON that it prints.
-    async fn run(&self, user: &str, args: &[&str]) -> anyhow::Result<Value> {
+    pub(super) async fn run(&self, user: &str, args: &[&str]) -> anyhow::Result<Value> {
         let done = self.command(user, args).output().await.context("can't start chat")?;
         let told = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         ensure(done.status.success(), || format!("chat {} failed for {user}: {told}", args.join(" ")))?;
@@ -63,20 +81,20 @@ impl Chat {
 }
 
 /// A chat command that goes on, and prints a line of JSON for each message.
-struct Running {
-    child: Child,
+pub(super) struct Running {
+    pub(super) child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     what: String,
 }
 
 impl Running {
-    fn start(mut command: Command, what: String) -> anyhow::Result<Self> {
+    pub(super) fn start(mut command: Command, what: String) -> anyhow::Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("no standard output")?;
         Ok(Self { child, lines: BufReader::new(stdout).lines(), what })
     }
 
-    async fn next(&mut self) -> anyhow::Result<Value> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<Value> {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.map_err(|_| anyhow!("{} printed nothing for {} s", self.what, PATIENCE.as_secs()))??;
         match line {
@@ -92,29 +110,19 @@ impl Running {
     }
 }
 
-fn number(value: &Value, key: &str) -> anyhow::Result<u64> {
+pub(super) fn number(value: &Value, key: &str) -> anyhow::Result<u64> {
     value[key].as_u64().with_context(|| format!("no {key} in {value}"))
 }
 
 /// Tells it. An error is a step that did not hold.
 pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
-    let chat = Chat {
-        program: std::env::current_exe()?.with_file_name("chat"),
-        endpoints: cluster.endpoints().join(","),
-        state_dir: cluster.dir().join("chat-logins"),
-    };
-    ensure(chat.program.is_file(), || format!("{} is not there; run `make`", chat.program.display()))?;
-
+    let chat = Chat::of(cluster)?;
     println!("A chat on {} nodes, replicated by majority, and what happens when nodes die.", cluster.len());
     cluster.start_all().await?;
     cluster.found(module).await?;
     step(&format!("{} nodes run and have founded a cluster", cluster.len()));
-    for user in ["alice", "bob"] {
-        chat.run(user, &["register", user]).await?;
-        chat.run(user, &["login", user]).await?;
-    }
-    step("alice and bob have registered and logged in");
+    chat.log_in().await?;
     let listen = chat.command("bob", &["listen", "--count", &MESSAGES.to_string(), "--timeout", "60"]);
     let mut listener = Running::start(listen, "bob's listener".into())?;
 
@@ -186,13 +194,19 @@ pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result
         &chat.run("alice", &["messages"]).await?,
         answers.iter().zip(1..).map(|(id, line)| (*id, answer(line))),
     )?;
+    conclude(cluster, &account, began).await
+}
+
+/// The end of every story: nothing acknowledged is missing, and all replicas are equal.
+pub(super) async fn conclude(cluster: &Cluster, account: &Account, began: Instant) -> anyhow::Result<()> {
     ensure(account.lost == 0 && account.doubled == 0 && account.unknown == 0, || account.to_string())?;
     step(&format!("every acknowledged message is in its mailbox, once: {account}"));
-
     match status::verify(cluster.client(), &cluster.survey().await).await {
-        Verdict::Equal { replicas, log_index, digest, state_hash } if replicas == cluster.len() => step(&format!(
-            "all {replicas} replicas are equal at log index {log_index}: digest {digest:016x}, whole state {state_hash:016x}"
-        )),
+        Verdict::Equal { replicas, log_index, digest, state_hash } if replicas == cluster.endpoints().len() => {
+            step(&format!(
+                "all {replicas} replicas are equal at log index {log_index}: digest {digest:016x}, whole state {state_hash:016x}"
+            ));
+        }
         other => bail!("{other}"),
     }
     status::print(&cluster.survey().await)?;
@@ -208,7 +222,7 @@ fn answer(line: usize) -> String {
     format!("bob's answer {line} of {ANSWERS}")
 }
 
-fn acknowledge(acknowledged: &mut BTreeMap<usize, u64>, told: &Value) -> anyhow::Result<()> {
+pub(super) fn acknowledge(acknowledged: &mut BTreeMap<usize, u64>, told: &Value) -> anyhow::Result<()> {
     let line = usize::try_from(number(told, "line")?)?;
     let doubled = acknowledged.insert(line, number(told, "message_id")?);
     ensure(doubled.is_none(), || format!("line {line} was acknowledged twice"))
@@ -216,7 +230,7 @@ fn acknowledge(acknowledged: &mut BTreeMap<usize, u64>, told: &Value) -> anyhow:
 
 /// What became of the acknowledged messages.
 #[derive(Default)]
-struct Account {
+pub(super) struct Account {
     acknowledged: usize,
     lost: usize,
     doubled: usize,
@@ -225,7 +239,11 @@ struct Account {
 }
 
 impl Account {
-    fn check(&mut self, mailbox: &Value, acknowledged: impl Iterator<Item = (u64, String)>) -> anyhow::Result<()> {
+    pub(super) fn check(
+        &mut self,
+        mailbox: &Value,
+        acknowledged: impl Iterator<Item = (u64, String)>,
+    ) -> anyhow::Result<()> {
         let mut texts: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         for message in mailbox["messages"].as_array().context("no messages in the answer")? {
             texts.entry(message["text"].as_str().unwrap_or_default()).or_default().push(number(message, "id")?);

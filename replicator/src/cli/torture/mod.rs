@@ -35,10 +35,11 @@ use self::{
     world::{Tasks, World, failure},
 };
 use super::{
-    Failure, Output, bench,
+    Failure, Output,
     cluster::{Cluster, PATIENCE, Place, Setup, bundled_module},
     journal::Runs,
     output::Format,
+    shape::{ModeFlags, Shape},
     status,
 };
 
@@ -80,17 +81,16 @@ impl From<Reads> for Consistency {
   expired       sessions that were said to have expired, long before they could"
 )]
 pub(super) struct TortureArgs {
-    /// How the cluster replicates
-    #[arg(long, value_name = "MODE", default_value = "majority", value_parser = bench::mode)]
-    mode: String,
+    #[command(flatten)]
+    mode: ModeFlags,
     /// Faults, one after the other; each takes a second or two
     #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Decides what is done to the cluster. Default: another one each time
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How many nodes: 3 or 5
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = three_or_five)]
+    /// How many replicas. A majority of the nodes must survive a death: 3 or 5 in majority mode
+    #[arg(long, value_name = "N", default_value_t = 3)]
     nodes: usize,
     /// Writers, each with a session of its own, in turn: a pipeline, unary calls, shared streams, and copies to all nodes at once
     #[arg(long, value_name = "W", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -108,21 +108,12 @@ pub(super) struct TortureArgs {
     output: Output,
 }
 
-fn three_or_five(text: &str) -> Result<usize, String> {
-    match text {
-        "3" => Ok(3),
-        "5" => Ok(5),
-        _ => Err("a majority cluster that survives a death has 3 or 5 nodes".into()),
-    }
-}
-
 impl TortureArgs {
     /// The command that does the same again.
-    fn again(&self, seed: u64) -> String {
-        let Self { mode, rounds, nodes, writers, faults, consistency, .. } = self;
-        let mut command = format!(
-            "replicator torture --mode {mode} --rounds {rounds} --seed {seed} --nodes {nodes} --writers {writers}"
-        );
+    fn again(&self, shape: &Shape, seed: u64) -> String {
+        let Self { rounds, writers, faults, consistency, .. } = self;
+        let shape = shape.flags();
+        let mut command = format!("replicator torture {shape} --rounds {rounds} --seed {seed} --writers {writers}");
         if !faults.is_empty() {
             let names = faults.iter().filter_map(|fault| Some(fault.to_possible_value()?.get_name().to_owned()));
             command = format!("{command} --faults {}", names.collect::<Vec<_>>().join(","));
@@ -139,24 +130,30 @@ pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
         Some(seed) => seed,
         None => random_seed()?,
     };
+    let shape = args.mode.shape(args.nodes)?;
+    if shape.deaths_survived() == 0 {
+        return Err(Failure::Usage(
+            "a cluster that goes on after a death has at least 3 nodes, witnesses counted".into(),
+        ));
+    }
+    let again = args.again(&shape, seed);
     // With JSON, standard output is for that alone.
     match args.output.output {
-        Format::Table => println!("seed {seed}: {}", args.again(seed)),
-        Format::Json => eprintln!("seed {seed}: {}", args.again(seed)),
+        Format::Table => println!("seed {seed}: {again}"),
+        Format::Json => eprintln!("seed {seed}: {again}"),
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let place = Place::Temporary { within: args.data_dir.as_deref(), command: "torture" };
-    let mut cluster = Cluster::prepare(Setup { nodes: args.nodes, place, settings: "" })?;
+    let mut cluster = Cluster::prepare(Setup { shape, place })?;
     let ended = tokio::select! {
-        ended = torture(&args, seed, &mut cluster) => ended,
+        ended = torture(&args, &shape, seed, &mut cluster) => ended,
         _ = interrupt.recv() => Err(anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow!("terminated")),
     };
     let fallen = cluster.fallen();
     cluster.stop().await;
-    let kept =
-        format!("the nodes' folders and logs are kept in {}; again: {}", cluster.dir().display(), args.again(seed));
+    let kept = format!("the nodes' folders and logs are kept in {}; again: {again}", cluster.dir().display());
     let report = match ended {
         Ok(report) => report,
         Err(error) if fallen.is_empty() => return Err(Failure::Failed(error.context(kept))),
@@ -179,7 +176,7 @@ fn random_seed() -> anyhow::Result<u64> {
     Ok(u32::from_le_bytes(seed).into())
 }
 
-async fn torture(args: &TortureArgs, seed: u64, cluster: &mut Cluster) -> anyhow::Result<Report> {
+async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Cluster) -> anyhow::Result<Report> {
     let began = Instant::now();
     cluster.start_all().await?;
     cluster.found(&bundled_module("journal")?).await?;
@@ -195,7 +192,7 @@ async fn torture(args: &TortureArgs, seed: u64, cluster: &mut Cluster) -> anyhow
     for (writer, connection) in writers::connections(&world, writers)?.into_iter().enumerate() {
         load.spawn(writers::write(world.clone(), connection, writer));
     }
-    for node in 0..cluster.len() {
+    for node in (0..cluster.len()).filter(|&node| !cluster.is_witness(node)) {
         for streams in [false, true] {
             let node_id = cluster.name(node).to_owned();
             let how = Reading { node, node_id, streams, consistency: args.consistency.into() };
@@ -247,7 +244,8 @@ async fn torture(args: &TortureArgs, seed: u64, cluster: &mut Cluster) -> anyhow
         seed,
         rounds: args.rounds,
         nodes: cluster.len(),
-        mode: args.mode.clone(),
+        replicas: shape.replicas,
+        mode: shape.to_string(),
         tally,
         told,
         verdict,

@@ -17,6 +17,8 @@ pub(super) struct Report {
     pub(super) seed: u64,
     pub(super) rounds: u32,
     pub(super) nodes: usize,
+    /// Those of them that hold the application's state.
+    pub(super) replicas: usize,
     pub(super) mode: String,
     pub(super) tally: Tally,
     /// Defects in words, the first ones.
@@ -32,7 +34,7 @@ impl Report {
     }
 
     fn replicas_are_equal(&self) -> bool {
-        matches!(self.verdict, Verdict::Equal { replicas, .. } if replicas == self.nodes)
+        matches!(self.verdict, Verdict::Equal { replicas, .. } if replicas == self.replicas)
     }
 
     fn digests(&self) -> &'static str {

@@ -79,7 +79,8 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
             join.node
         ));
     }
-    let address = Address { node: join.node, client: join.client_address, peer: join.peer_address };
+    let address =
+        Address { node: join.node, client: join.client_address, peer: join.peer_address, witness: join.witness };
     match raft.add_learner(join.disk, address, false).await {
         Ok(_) => accepted("learns".into()),
         Err(error) => refused(error.to_string()),

@@ -31,7 +31,9 @@ use self::{
     types::{Address, Command, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted, members},
 };
 use crate::{
-    replication::{ApplySink, Fate, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View, VoteStore},
+    replication::{
+        ApplySink, ChainView, Fate, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View, VoteStore,
+    },
     transport::{Envelope, Join, JoinAnswer, Peers},
 };
 
@@ -221,7 +223,12 @@ impl Strategy for Majority {
         async move {
             let voters: BTreeMap<DiskId, Address> = members
                 .into_iter()
-                .map(|m| (m.disk, Address { node: m.node, client: m.client_address, peer: m.peer_address }))
+                .map(|m| {
+                    (
+                        m.disk,
+                        Address { node: m.node, client: m.client_address, peer: m.peer_address, witness: m.witness },
+                    )
+                })
                 .collect();
             self.raft.initialize(voters).await.map_err(|error| error.to_string())
         }
@@ -271,6 +278,15 @@ impl Strategy for Majority {
             Ok(codec::encode(&WireVoted(answer)).into())
         }
         .boxed()
+    }
+
+    fn on_messages(&self, _: DiskId, _: BoxStream<'static, Bytes>) -> BoxFuture<'static, Result<(), PeerMessageError>> {
+        let refused = PeerMessageError::Malformed("this cluster runs in majority mode".into());
+        std::future::ready(Err(refused)).boxed()
+    }
+
+    fn chain(&self) -> Option<ChainView> {
+        None
     }
 
     fn on_transfer(&self, payload: Bytes) -> BoxFuture<'_, Result<(), PeerMessageError>> {

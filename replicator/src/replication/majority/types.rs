@@ -53,6 +53,8 @@ pub(super) struct Address {
     pub(super) client: String,
     /// Where peers reach it.
     pub(super) peer: String,
+    /// Whether it is a witness of chain mode.
+    pub(super) witness: bool,
 }
 
 /// The membership as a list: voters first, then by name.
@@ -66,6 +68,7 @@ pub(super) fn members(membership: &openraft::Membership<DiskId, Address>) -> Vec
             client_address: address.client.clone(),
             peer_address: address.peer.clone(),
             voter: voters.contains(&disk),
+            witness: address.witness,
         })
         .collect();
     members.sort_by(|a, b| (!a.voter, &a.node, a.disk).cmp(&(!b.voter, &b.node, b.disk)));

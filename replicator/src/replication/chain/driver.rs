@@ -1,0 +1,536 @@
+//! The task that owns a node's part in the chain: it feeds the replica and the coordinator, and carries out what they ask for, each
+//! effect before the next event.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use replicator_chain::{
+    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, LogEntry, LogView, Message,
+    Promise, Record, Replica, Role as ChainRole, Wish,
+};
+use replicator_storage::{Log, Record as LogRecord, StorageError};
+use replicator_types::{
+    DiskId, Epoch, LogIndex, Position,
+    codec::{self, Format},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender},
+        oneshot, watch,
+    },
+    time::MissedTickBehavior,
+};
+
+use super::{PromiseStore, Seen, founding::Founding, group, mesh::Mesh};
+use crate::replication::{Fate, Member, Role, Strategy as _, View, majority::Majority};
+
+/// Inputs handled between two looks at the clock.
+const INPUTS_MAX: usize = 256;
+/// How long an operator's wish is repeated.
+const WISH_TICKS: u32 = 200;
+/// Ticks between two thoughts about who should lead the group.
+const LEADER_TICKS: u64 = 20;
+
+/// What happens to a node's part in the chain.
+pub(super) enum Input {
+    /// A disk has sent this.
+    Wire(DiskId, Wire),
+    /// A new stream to this disk: what was sent before may be lost.
+    Connected(DiskId),
+    /// This node's clients, or another's, want these in the log.
+    Propose(Vec<Bytes>, oneshot::Sender<Fate>),
+    /// A linearizable read wants its index.
+    Read(oneshot::Sender<Option<LogIndex>>),
+    /// An operator wants this.
+    Wish(Wish, oneshot::Sender<Result<(), String>>),
+    /// The log is durable up to here.
+    Durable(Option<Position>),
+    /// The promise is.
+    Promised(Promise),
+    /// The configuration group has changed its record.
+    Recorded(Record),
+    /// The machine has applied so much.
+    Applied(LogIndex),
+    /// The disk or the group has failed: nothing is acknowledged from now on.
+    Failed(String),
+}
+
+/// What travels between nodes.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Wire {
+    Message(Message),
+    /// For the coordinator.
+    Wish(Wish),
+    /// From the coordinator: it can't be, and why.
+    Refused(Wish, String),
+}
+
+impl Format for Wire {
+    const WHAT: &'static str = "chain message";
+}
+
+/// The log as the protocol reads it. A log that can't be read has failed.
+struct ReadLog<'a> {
+    log: &'a dyn Log,
+    failed: &'a RefCell<Option<String>>,
+}
+
+impl LogView for ReadLog<'_> {
+    fn last(&self) -> Option<Position> {
+        self.log.ends().last
+    }
+
+    fn position(&self, index: LogIndex) -> Option<Position> {
+        self.read(index, index.next(), 0).first().map(|entry| entry.position)
+    }
+
+    fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Vec<LogEntry> {
+        match self.log.read(from, to, bytes_max) {
+            Ok(records) => records.into_iter().map(|r| LogEntry { position: r.position, payload: r.payload }).collect(),
+            Err(error) => {
+                self.failed.borrow_mut().get_or_insert_with(|| error.to_string());
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Proposals that were accepted, in order, until they are applied or lost.
+#[derive(Default)]
+struct Proposals {
+    next: u64,
+    asked: BTreeMap<u64, oneshot::Sender<Fate>>,
+    accepted: VecDeque<(Position, oneshot::Sender<Fate>)>,
+}
+
+/// What the driver is given.
+pub(super) struct Parts {
+    pub(super) own: DiskId,
+    /// None: this node is a witness.
+    pub(super) replica: Option<Replica>,
+    pub(super) coordinator: Coordinator,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) promises: Arc<dyn PromiseStore>,
+    pub(super) group: Arc<Majority>,
+    pub(super) mesh: Mesh,
+    /// For a chain that is founded by this node.
+    pub(super) least_chain: u32,
+    pub(super) inputs: UnboundedSender<Input>,
+    pub(super) commit: watch::Sender<Option<Position>>,
+    pub(super) view: watch::Sender<View>,
+    pub(super) seen: watch::Sender<Seen>,
+    pub(super) failed: watch::Sender<Option<String>>,
+}
+
+/// See the module.
+pub(super) struct Driver {
+    parts: Parts,
+    proposals: Proposals,
+    reads: BTreeMap<u64, oneshot::Sender<Option<LogIndex>>>,
+    next_read: u64,
+    /// This node's operators' wishes: how many ticks each is repeated, and who waits.
+    wishes: Vec<(Wish, u32, oneshot::Sender<Result<(), String>>)>,
+    /// Who asked this node's coordinator for what.
+    wishers: BTreeMap<DiskId, Wish>,
+    members: Arc<[Member]>,
+    record: Record,
+    founding: Founding,
+    ticks: u64,
+    leader: Option<DiskId>,
+}
+
+impl Driver {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            proposals: Proposals::default(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            wishes: Vec::new(),
+            wishers: BTreeMap::new(),
+            members: Arc::default(),
+            record: Record::default(),
+            founding: Founding::default(),
+            ticks: 0,
+            leader: None,
+        }
+    }
+
+    /// Runs until the log or the group fails.
+    pub(super) async fn run(mut self, mut inputs: UnboundedReceiver<Input>, heartbeat: Duration) {
+        let mut clock = tokio::time::interval(heartbeat);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut group = self.parts.group.view();
+        group.mark_changed();
+        let mut batch = Vec::new();
+        while self.parts.failed.borrow().is_none() {
+            tokio::select! {
+                biased;
+                _ = clock.tick() => self.tick(),
+                changed = group.changed() => match changed {
+                    Ok(()) => {
+                        let view = group.borrow_and_update().clone();
+                        self.regroup(&view);
+                    }
+                    Err(_) => self.fail("the configuration group has ended".into()),
+                },
+                _ = inputs.recv_many(&mut batch, INPUTS_MAX) => {}
+            }
+            for input in batch.drain(..) {
+                self.take(input);
+            }
+            self.tell();
+        }
+    }
+
+    fn fail(&self, what: String) {
+        self.parts.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(what);
+            first
+        });
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Wire(from, Wire::Message(message)) => self.receive(from, message),
+            Input::Wire(from, Wire::Wish(wish)) => self.wished(from, wish),
+            Input::Wire(_, Wire::Refused(wish, why)) => self.settle_wishes(&wish, Err(why)),
+            Input::Connected(disk) => self.replica(Event::Connected(disk)),
+            Input::Propose(entries, fate) => {
+                let number = self.proposals.next;
+                self.proposals.next += 1;
+                self.proposals.asked.insert(number, fate);
+                self.replica(Event::Proposed { entries, number });
+            }
+            Input::Read(index) => {
+                let number = self.next_read;
+                self.next_read += 1;
+                self.reads.insert(number, index);
+                self.replica(Event::ReadAsked { number });
+            }
+            Input::Wish(wish, done) => {
+                self.wishes.push((wish, WISH_TICKS, done));
+                self.repeat_wishes();
+            }
+            Input::Durable(last) => self.replica(Event::LogDurable(last)),
+            Input::Promised(promise) => self.replica(Event::PromiseStored(promise)),
+            Input::Recorded(record) => self.recorded(record),
+            Input::Applied(index) => self.proposals.applied(index),
+            Input::Failed(what) => self.fail(what),
+        }
+    }
+
+    fn recorded(&mut self, record: Record) {
+        self.record = record.clone();
+        if let Some(configuration) = record.configuration.clone() {
+            self.replica(Event::Configured { configuration, least_chain: record.least_chain });
+        }
+        self.coordinate(CoordinatorEvent::Recorded(record));
+    }
+
+    /// A beat interests both: a replica that hears of a later epoch, or has a newer one to tell, says so.
+    fn receive(&mut self, from: DiskId, message: Message) {
+        if let Message::Beat { life, last, .. } = &message
+            && self.record.configuration.is_none()
+        {
+            self.founding.alive(*life, *last);
+        }
+        match message {
+            Message::Beat { .. } => {
+                self.coordinate(CoordinatorEvent::Received { from, message: message.clone() });
+                self.replica(Event::Received { from, message });
+            }
+            Message::Sealed { .. } | Message::Equal { .. } => {
+                self.coordinate(CoordinatorEvent::Received { from, message });
+            }
+            message => self.replica(Event::Received { from, message }),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        if self.leads()
+            && self.record.configuration.is_none()
+            && let Some(chain) = self.founding.chain(&self.members)
+        {
+            self.propose_to_group(Command::Found { chain, least_chain: self.parts.least_chain });
+        }
+        self.replica(Event::Tick);
+        self.coordinate(CoordinatorEvent::Tick);
+        self.repeat_wishes();
+        if self.ticks.is_multiple_of(LEADER_TICKS) {
+            self.prefer_witness();
+        }
+    }
+
+    /// The group has another leader, or other members.
+    fn regroup(&mut self, view: &View) {
+        self.members = view.members.clone();
+        self.parts.mesh.reach(&self.members);
+        let replicas = self.members.iter().filter(|member| member.voter && !member.witness);
+        self.coordinate(CoordinatorEvent::Voters(replicas.map(|member| member.disk).collect()));
+        if self.leader != view.primary {
+            self.leader = view.primary;
+            self.coordinate(CoordinatorEvent::Leading(self.leads()));
+            self.replica(Event::Coordinator(self.leader));
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.leader == Some(self.parts.own)
+    }
+
+    /// A primary that dies shouldn't take the group's leader with it: an election would come before the repair.
+    fn prefer_witness(&self) {
+        if self.parts.replica.is_none() || !self.leads() {
+            return;
+        }
+        let witness = self.members.iter().find(|m| m.witness && m.voter && self.parts.mesh.is_open(m.disk));
+        let Some(disk) = witness.map(|witness| witness.disk) else { return };
+        let group = self.parts.group.clone();
+        tokio::spawn(async move {
+            if let Err(error) = group.transfer(disk).await {
+                tracing::debug!(%error, "the configuration group's leader stays a replica for now");
+            }
+        });
+    }
+
+    fn wished(&mut self, from: DiskId, wish: Wish) {
+        self.wishers.insert(from, wish);
+        self.coordinate(CoordinatorEvent::Wished(wish));
+    }
+
+    /// Asks the coordinator for what this node's operators want, until it has come about.
+    fn repeat_wishes(&mut self) {
+        let configuration = self.record.configuration.clone();
+        let granted = |wish: &Wish| match (wish, &configuration) {
+            (Wish::Primary(disk), Some(now)) => now.chain.first().is_some_and(|life| life.disk == *disk),
+            (Wish::Remove(disk), Some(now)) => !now.chain.iter().any(|life| life.disk == *disk),
+            (_, None) => false,
+        };
+        let wishes = std::mem::take(&mut self.wishes);
+        for (wish, ticks, done) in wishes {
+            if granted(&wish) {
+                let _ = done.send(Ok(()));
+            } else if ticks == 0 {
+                let why = "it did not come about in time; `replicator status` tells what the chain waits for";
+                let _ = done.send(Err(why.to_owned()));
+            } else if !done.is_closed() {
+                self.wishes.push((wish, ticks - 1, done));
+                if let Some(leader) = self.leader {
+                    self.send(leader, Wire::Wish(wish));
+                }
+            }
+        }
+    }
+
+    fn settle_wishes(&mut self, wish: &Wish, result: Result<(), String>) {
+        for (_, _, done) in self.wishes.extract_if(.., |(asked, ..)| asked == wish) {
+            let _ = done.send(result.clone());
+        }
+    }
+
+    fn send(&mut self, to: DiskId, wire: Wire) {
+        if to == self.parts.own {
+            // Not now: the event that asked for it is still being carried out.
+            let _ = self.parts.inputs.send(Input::Wire(to, wire));
+        } else {
+            self.parts.mesh.send(to, codec::encode(&wire).into());
+        }
+    }
+
+    fn coordinate(&mut self, event: CoordinatorEvent) {
+        let mut effects = Vec::new();
+        self.parts.coordinator.step(event, &mut effects);
+        for effect in effects {
+            match effect {
+                CoordinatorEffect::Send { to, message } => self.send(to, Wire::Message(message)),
+                CoordinatorEffect::Propose(command) => self.propose_to_group(command),
+                CoordinatorEffect::WishDone(wish) => self.wishers.retain(|_, asked| *asked != wish),
+                CoordinatorEffect::WishRefused(wish, why) => {
+                    let wishers: Vec<DiskId> =
+                        self.wishers.iter().filter(|(_, w)| **w == wish).map(|(d, _)| *d).collect();
+                    for disk in wishers {
+                        self.wishers.remove(&disk);
+                        self.send(disk, Wire::Refused(wish, why.clone()));
+                    }
+                }
+                CoordinatorEffect::Regressed { disk, .. } => {
+                    tracing::error!(%disk, "has lost what it had confirmed; start its node with --rejoin");
+                }
+            }
+        }
+    }
+
+    /// What becomes of it shows in the record; a lost one is proposed again.
+    fn propose_to_group(&self, command: Command) {
+        let group = self.parts.group.clone();
+        tokio::spawn(async move {
+            match group.propose(vec![group::encode(command)]).await {
+                Ok(fate) => drop(fate.await),
+                Err(error) => tracing::debug!(%error, "the configuration group didn't take a command"),
+            }
+        });
+    }
+
+    fn replica(&mut self, event: Event) {
+        let Some(replica) = &mut self.parts.replica else { return };
+        let unreadable = RefCell::new(None);
+        let mut effects = Vec::new();
+        replica.step(event, &ReadLog { log: &*self.parts.log, failed: &unreadable }, &mut effects);
+        if let Some(what) = unreadable.into_inner() {
+            return self.fail(what);
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let log = self.parts.log.clone();
+        match effect {
+            Effect::AppendLog(entries) => {
+                let last = entries.last().map(|entry| entry.position);
+                let records =
+                    entries.into_iter().map(|entry| LogRecord { position: entry.position, payload: entry.payload });
+                self.wrote(log.append(records.collect(), self.durable(last)));
+            }
+            Effect::TruncateLog(last) => {
+                let cut = log.truncate_after(last).and_then(|()| log.flush(self.durable(last)));
+                self.wrote(cut);
+            }
+            Effect::StorePromise(promise) => {
+                let (promises, inputs) = (self.parts.promises.clone(), self.parts.inputs.clone());
+                tokio::task::spawn_blocking(move || {
+                    let _ = inputs.send(match promises.save(promise) {
+                        Ok(()) => Input::Promised(promise),
+                        Err(error) => Input::Failed(error.to_string()),
+                    });
+                });
+            }
+            Effect::Send { to, message } => self.send(to, Wire::Message(message)),
+            Effect::Committed(position) => drop(self.parts.commit.send_replace(Some(position))),
+            Effect::Accepted { number, last } => self.proposals.accepted(number, last),
+            Effect::Refused { number, reason } => {
+                tracing::debug!(?reason, "refused a proposal");
+                self.proposals.refused(number);
+            }
+            Effect::ReadConfirmed { number, index } => self.answer_read(number, Some(index)),
+            Effect::ReadRefused { number } => self.answer_read(number, None),
+            Effect::Entered(now) => {
+                tracing::info!(epoch = %now.epoch, chain = self.chain_names(&now.chain), "entered the chain");
+                self.proposals.lost_after(now.start, now.epoch);
+            }
+            Effect::Left(now) => {
+                tracing::info!(epoch = %now.epoch, chain = self.chain_names(&now.chain), "is not in the chain");
+                self.proposals.lost_after(now.start, now.epoch);
+            }
+            Effect::Damaged(what) => self.fail(what),
+        }
+    }
+
+    fn wrote(&self, result: Result<(), StorageError>) {
+        if let Err(error) = result {
+            self.fail(error.to_string());
+        }
+    }
+
+    /// Tells the driver when the log is durable up to `last`.
+    fn durable(&self, last: Option<Position>) -> replicator_storage::Durable {
+        let inputs = self.parts.inputs.clone();
+        Box::new(move |result: Result<(), StorageError>| {
+            let _ = inputs.send(match result {
+                Ok(()) => Input::Durable(last),
+                Err(error) => Input::Failed(error.to_string()),
+            });
+        })
+    }
+
+    fn answer_read(&mut self, number: u64, index: Option<LogIndex>) {
+        if let Some(reader) = self.reads.remove(&number) {
+            let _ = reader.send(index);
+        }
+    }
+}
+
+impl Proposals {
+    fn accepted(&mut self, number: u64, last: Position) {
+        if let Some(fate) = self.asked.remove(&number) {
+            self.accepted.push_back((last, fate));
+        }
+    }
+
+    fn refused(&mut self, number: u64) {
+        if let Some(fate) = self.asked.remove(&number) {
+            let _ = fate.send(Fate::Refused);
+        }
+    }
+
+    fn applied(&mut self, index: LogIndex) {
+        while self.accepted.front().is_some_and(|(last, _)| last.index <= index) {
+            let (_, fate) = self.accepted.pop_front().expect("there is a front");
+            let _ = fate.send(Fate::Applied);
+        }
+    }
+
+    /// A new configuration keeps the log up to `start`; what was accepted beyond may come back from nowhere, or not.
+    fn lost_after(&mut self, start: Option<Position>, epoch: Epoch) {
+        let lost = |last: Position| last.epoch < epoch && Some(last) > start;
+        let (lost, kept) = std::mem::take(&mut self.accepted).into_iter().partition(|(last, _)| lost(*last));
+        self.accepted = kept;
+        for (_, fate) in VecDeque::from(lost) {
+            let _ = fate.send(Fate::Unknown);
+        }
+    }
+}
+
+impl Driver {
+    fn chain_names(&self, chain: &[Life]) -> String {
+        let name = |life: &Life| {
+            let member = self.members.iter().find(|member| member.disk == life.disk);
+            member.map_or_else(|| life.disk.to_string(), |member| member.node.clone())
+        };
+        chain.iter().map(name).collect::<Vec<_>>().join(" → ")
+    }
+
+    /// What the coordinator does, or why it can't go on, with names for disks.
+    fn trouble(&self) -> String {
+        let progress = self.parts.coordinator.phase();
+        let told = progress.trouble.or(progress.reason).unwrap_or_default();
+        self.members.iter().fold(told, |told, member| told.replace(&member.disk.to_string(), &member.node))
+    }
+
+    /// Publishes what has changed.
+    fn tell(&mut self) {
+        let standing = self.parts.replica.as_ref().map(Replica::standing);
+        let configuration = self.record.configuration.as_ref();
+        // A witness has no log, but it knows who is in the chain.
+        let (epoch, chain) = match &standing {
+            Some(standing) => (standing.epoch, standing.chain.clone()),
+            None => configuration.map_or_else(Default::default, |now| (now.epoch, now.chain.clone())),
+        };
+        let role = match standing.as_ref().map(|standing| standing.role) {
+            None => Role::Witness,
+            Some(ChainRole::Primary) => Role::Primary,
+            Some(ChainRole::Middle | ChainRole::Tail) => Role::Follower,
+            Some(ChainRole::Sealed) => Role::Candidate,
+            Some(ChainRole::Idle | ChainRole::Learner) => Role::Learner,
+        };
+        let primary = chain.first().map(|life| life.disk);
+        let view = View { role, epoch, primary, members: self.members.clone() };
+        self.parts.view.send_if_modified(|old| {
+            let changed = *old != view;
+            *old = view;
+            changed
+        });
+        let detail = if self.leads() { self.trouble() } else { String::new() };
+        self.parts.seen.send_replace(Seen { standing, epoch, chain, detail, coordinator: self.leader });
+    }
+}
