@@ -87,7 +87,7 @@ impl Coordinator {
 
     pub(super) fn send_equalises(&self, effects: &mut Vec<CoordinatorEffect>) {
         let (Stage::Equalising(round), Some(configuration)) = (&self.stage, self.configuration()) else { return };
-        for (&to, _) in round.answers.iter().filter(|(disk, answer)| !answer.equal && !self.is_unwanted(**disk)) {
+        for (&to, _) in round.answers.iter().filter(|(_, answer)| !answer.equal) {
             let source = round.source(&configuration.chain, |disk| disk == to || self.bad_links.is_bad(disk, to));
             let Some(source) = source else { continue };
             let message = Message::Equalise { promise: round.promise, target: round.target, source };
@@ -158,7 +158,9 @@ impl Coordinator {
             return;
         }
         if !self.eligible().any(|life| round.answers.get(&life.disk).is_some_and(|answer| answer.equal)) {
-            return self.watching(); // Those that held the target are gone: another attempt takes what is left.
+            // Those that held the target are gone: another attempt takes what is left. No more than one in a tick.
+            self.yields_until = self.now + 1;
+            return self.watching();
         }
         let chain = self.next_chain(round, |answer| answer.equal);
         if !self.is_enough(round, &chain) {
@@ -175,17 +177,16 @@ impl Coordinator {
         self.turn(Stage::Configuring(command));
     }
 
-    /// It beats, its log moves, and it isn't to be left out.
+    /// It beats, and its log moves.
     fn is_waited_for(&self, round: &Round, disk: DiskId) -> bool {
         let bound = if round.learners.contains(&disk) { self.timing.alone_ticks } else { self.timing.cold_ticks };
         let moved = self.watch.disks.get(&disk).and_then(|disk| disk.beat.as_ref()).map_or(0, |beat| beat.moved);
-        !self.is_unwanted(disk)
-            && !self.is_silent(disk)
+        !self.is_silent(disk)
             && self.now - self.since < u64::from(bound)
             && self.now - moved.max(self.since) < u64::from(self.timing.answer_ticks)
     }
 
-    /// It seals with the others, so that what it holds is not lost, but it won't stand in the next chain.
+    /// It takes part like the others, so that what it holds is not lost, but it stands in the next chain only if nobody else does.
     fn is_unwanted(&self, disk: DiskId) -> bool {
         self.rejoins.is_removed(disk) || self.wish.is_some_and(|(wish, _)| wish == Wish::Remove(disk))
     }
@@ -193,12 +194,11 @@ impl Coordinator {
     /// Survivors as they stood, then members that live anew, then learners: who has just started has its log to apply first.
     fn next_chain(&self, round: &Round, takes: impl Fn(&Answer) -> bool) -> Vec<Life> {
         let Some(configuration) = self.configuration() else { return Vec::new() };
-        let lives: BTreeMap<DiskId, Life> = round
-            .answers
-            .iter()
-            .filter(|(disk, answer)| takes(answer) && !self.is_unwanted(**disk))
-            .map(|(disk, answer)| (*disk, answer.life))
-            .collect();
+        let taken = round.answers.iter().filter(|(_, answer)| takes(answer));
+        let mut lives: BTreeMap<DiskId, Life> = taken.map(|(disk, answer)| (*disk, answer.life)).collect();
+        if lives.keys().any(|disk| !self.is_unwanted(*disk)) {
+            lives.retain(|disk, _| !self.is_unwanted(*disk));
+        }
         let members = || configuration.chain.iter().filter_map(|old| Some((old, lives.get(&old.disk)?)));
         let mut disks: Vec<DiskId> = members().filter(|(old, new)| old == new).map(|(old, _)| old.disk).collect();
         disks.extend(members().filter(|(old, new)| old != new).map(|(old, _)| old.disk));

@@ -1,21 +1,16 @@
 //! The task that owns a node's part in the chain: it feeds the replica and the coordinator, and carries out what they ask for, each
 //! effect before the next event.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use replicator_chain::{
-    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, LogEntry, LogView, Message,
-    Promise, Record, Replica, Role as ChainRole, Wish,
+    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, Message, Promise, Record, Replica,
+    Role as ChainRole, Wish,
 };
 use replicator_storage::{Log, Record as LogRecord, StorageError};
 use replicator_types::{
-    DiskId, Epoch, LogIndex, Position,
+    DiskId, LogIndex, Position,
     codec::{self, Format},
 };
 use serde::{Deserialize, Serialize};
@@ -27,13 +22,13 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{PromiseStore, Seen, founding::Founding, group, mesh::Mesh};
+use super::{
+    PromiseStore, Seen, founding::Founding, group, log_view::ReadLog, mesh::Mesh, proposals::Proposals, wishes::Wishes,
+};
 use crate::replication::{Fate, Member, Role, Strategy as _, View, majority::Majority};
 
 /// Inputs handled between two looks at the clock.
 const INPUTS_MAX: usize = 256;
-/// How long an operator's wish is repeated.
-const WISH_TICKS: u32 = 200;
 /// Ticks between two thoughts about who should lead the group.
 const LEADER_TICKS: u64 = 20;
 
@@ -75,40 +70,6 @@ impl Format for Wire {
     const WHAT: &'static str = "chain message";
 }
 
-/// The log as the protocol reads it. A log that can't be read has failed.
-struct ReadLog<'a> {
-    log: &'a dyn Log,
-    failed: &'a RefCell<Option<String>>,
-}
-
-impl LogView for ReadLog<'_> {
-    fn last(&self) -> Option<Position> {
-        self.log.ends().last
-    }
-
-    fn position(&self, index: LogIndex) -> Option<Position> {
-        self.read(index, index.next(), 0).first().map(|entry| entry.position)
-    }
-
-    fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Vec<LogEntry> {
-        match self.log.read(from, to, bytes_max) {
-            Ok(records) => records.into_iter().map(|r| LogEntry { position: r.position, payload: r.payload }).collect(),
-            Err(error) => {
-                self.failed.borrow_mut().get_or_insert_with(|| error.to_string());
-                Vec::new()
-            }
-        }
-    }
-}
-
-/// Proposals that were accepted, in order, until they are applied or lost.
-#[derive(Default)]
-struct Proposals {
-    next: u64,
-    asked: BTreeMap<u64, oneshot::Sender<Fate>>,
-    accepted: VecDeque<(Position, oneshot::Sender<Fate>)>,
-}
-
 /// What the driver is given.
 pub(super) struct Parts {
     pub(super) own: DiskId,
@@ -134,8 +95,8 @@ pub(super) struct Driver {
     proposals: Proposals,
     reads: BTreeMap<u64, oneshot::Sender<Option<LogIndex>>>,
     next_read: u64,
-    /// This node's operators' wishes: how many ticks each is repeated, and who waits.
-    wishes: Vec<(Wish, u32, oneshot::Sender<Result<(), String>>)>,
+    /// This node's operators'.
+    wishes: Wishes,
     /// Who asked this node's coordinator for what.
     wishers: BTreeMap<DiskId, Wish>,
     members: Arc<[Member]>,
@@ -152,7 +113,7 @@ impl Driver {
             proposals: Proposals::default(),
             reads: BTreeMap::new(),
             next_read: 0,
-            wishes: Vec::new(),
+            wishes: Wishes::default(),
             wishers: BTreeMap::new(),
             members: Arc::default(),
             record: Record::default(),
@@ -201,12 +162,10 @@ impl Driver {
         match input {
             Input::Wire(from, Wire::Message(message)) => self.receive(from, message),
             Input::Wire(from, Wire::Wish(wish)) => self.wished(from, wish),
-            Input::Wire(_, Wire::Refused(wish, why)) => self.settle_wishes(&wish, Err(why)),
+            Input::Wire(_, Wire::Refused(wish, why)) => self.wishes.refused(wish, &why),
             Input::Connected(disk) => self.replica(Event::Connected(disk)),
             Input::Propose(entries, fate) => {
-                let number = self.proposals.next;
-                self.proposals.next += 1;
-                self.proposals.asked.insert(number, fate);
+                let number = self.proposals.ask(fate);
                 self.replica(Event::Proposed { entries, number });
             }
             Input::Read(index) => {
@@ -216,7 +175,7 @@ impl Driver {
                 self.replica(Event::ReadAsked { number });
             }
             Input::Wish(wish, done) => {
-                self.wishes.push((wish, WISH_TICKS, done));
+                self.wishes.add(wish, done);
                 self.repeat_wishes();
             }
             Input::Durable(last) => self.replica(Event::LogDurable(last)),
@@ -309,31 +268,9 @@ impl Driver {
 
     /// Asks the coordinator for what this node's operators want, until it has come about.
     fn repeat_wishes(&mut self) {
-        let configuration = self.record.configuration.clone();
-        let granted = |wish: &Wish| match (wish, &configuration) {
-            (Wish::Primary(disk), Some(now)) => now.chain.first().is_some_and(|life| life.disk == *disk),
-            (Wish::Remove(disk), Some(now)) => !now.chain.iter().any(|life| life.disk == *disk),
-            (_, None) => false,
-        };
-        let wishes = std::mem::take(&mut self.wishes);
-        for (wish, ticks, done) in wishes {
-            if granted(&wish) {
-                let _ = done.send(Ok(()));
-            } else if ticks == 0 {
-                let why = "it did not come about in time; `replicator status` tells what the chain waits for";
-                let _ = done.send(Err(why.to_owned()));
-            } else if !done.is_closed() {
-                self.wishes.push((wish, ticks - 1, done));
-                if let Some(leader) = self.leader {
-                    self.send(leader, Wire::Wish(wish));
-                }
-            }
-        }
-    }
-
-    fn settle_wishes(&mut self, wish: &Wish, result: Result<(), String>) {
-        for (_, _, done) in self.wishes.extract_if(.., |(asked, ..)| asked == wish) {
-            let _ = done.send(result.clone());
+        let wanted = self.wishes.wanted(self.record.configuration.as_ref());
+        if let Some(leader) = self.leader {
+            wanted.into_iter().for_each(|wish| self.send(leader, Wire::Wish(wish)));
         }
     }
 
@@ -456,37 +393,6 @@ impl Driver {
     fn answer_read(&mut self, number: u64, index: Option<LogIndex>) {
         if let Some(reader) = self.reads.remove(&number) {
             let _ = reader.send(index);
-        }
-    }
-}
-
-impl Proposals {
-    fn accepted(&mut self, number: u64, last: Position) {
-        if let Some(fate) = self.asked.remove(&number) {
-            self.accepted.push_back((last, fate));
-        }
-    }
-
-    fn refused(&mut self, number: u64) {
-        if let Some(fate) = self.asked.remove(&number) {
-            let _ = fate.send(Fate::Refused);
-        }
-    }
-
-    fn applied(&mut self, index: LogIndex) {
-        while self.accepted.front().is_some_and(|(last, _)| last.index <= index) {
-            let (_, fate) = self.accepted.pop_front().expect("there is a front");
-            let _ = fate.send(Fate::Applied);
-        }
-    }
-
-    /// A new configuration keeps the log up to `start`; what was accepted beyond may come back from nowhere, or not.
-    fn lost_after(&mut self, start: Option<Position>, epoch: Epoch) {
-        let lost = |last: Position| last.epoch < epoch && Some(last) > start;
-        let (lost, kept) = std::mem::take(&mut self.accepted).into_iter().partition(|(last, _)| lost(*last));
-        self.accepted = kept;
-        for (_, fate) in VecDeque::from(lost) {
-            let _ = fate.send(Fate::Unknown);
         }
     }
 }

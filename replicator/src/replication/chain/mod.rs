@@ -7,7 +7,10 @@
 mod driver;
 mod founding;
 mod group;
+mod log_view;
 mod mesh;
+mod proposals;
+mod wishes;
 
 use std::{io, sync::Arc, time::Duration};
 
