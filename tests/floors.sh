@@ -14,11 +14,12 @@ without() { # crate, then the crates that it must not depend on, however far dow
     fi
   done
 }
-without replicator-types tokio tonic prost wasmtime openraft raft-log
-without replicator-machine tokio tonic prost openraft raft-log replicator-storage
+without replicator-types tokio tonic prost wasmtime openraft
+without replicator-chain tokio tonic prost wasmtime openraft replicator-machine replicator-storage
+without replicator-machine tokio tonic prost openraft replicator-storage
 without replicator-storage tokio tonic prost wasmtime openraft replicator-machine
-without replicator-client wasmtime openraft raft-log replicator-machine replicator-storage
-without chat wasmtime openraft raft-log replicator-machine replicator-storage replicator
+without replicator-client wasmtime openraft replicator-machine replicator-storage
+without chat wasmtime openraft replicator-machine replicator-storage replicator
 without statemachine tokio tonic wasmtime
 without chat-module tokio tonic wasmtime
 # Within the node's crate, the floors are modules: a name that only one of them may use.

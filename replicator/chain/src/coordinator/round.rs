@@ -154,10 +154,15 @@ impl Coordinator {
 
     pub(super) fn conclude_equalising(&mut self, effects: &mut Vec<CoordinatorEffect>) {
         let Stage::Equalising(round) = &self.stage else { return };
-        if round.answers.iter().any(|(disk, answer)| !answer.equal && self.is_waited_for(round, *disk)) {
+        let equal = |life: &Life| round.answers.get(&life.disk).is_some_and(|answer| answer.equal);
+        let held = self.eligible().any(|life| equal(&life));
+        let held_by_wanted = self.eligible().any(|life| equal(&life) && !self.is_unwanted(life.disk));
+        let missing = round.answers.iter().filter(|(_, answer)| !answer.equal).map(|(disk, _)| *disk);
+        let mut missing = missing.filter(|disk| !(held_by_wanted && self.is_unwanted(*disk)));
+        if missing.any(|disk| self.is_waited_for(round, disk)) {
             return;
         }
-        if !self.eligible().any(|life| round.answers.get(&life.disk).is_some_and(|answer| answer.equal)) {
+        if !held {
             // Those that held the target are gone: another attempt takes what is left. No more than one in a tick.
             self.yields_until = self.now + 1;
             return self.watching();

@@ -88,3 +88,37 @@ fn wishes_that_can_not_be_are_refused_with_what_to_do() {
     bench.give(CoordinatorEvent::Leading(false));
     refused(&mut bench, Wish::Primary(DiskId(1)), "ask the one that does");
 }
+
+#[test]
+fn a_wished_removal_goes_on_after_the_disk_has_left_the_voters() {
+    let mut bench = Bench::new(&[1, 2, 3]);
+    bench.grants = false;
+    bench.give(CoordinatorEvent::Wished(Wish::Remove(DiskId(3))));
+    bench.give(CoordinatorEvent::Voters(Vec::new()));
+    bench.give(CoordinatorEvent::Voters([1, 2, 3].map(DiskId).to_vec()));
+    bench.grants = true;
+    bench.ticks(4);
+    assert_eq!((bench.epoch(), bench.chain()), (2, vec!["1.1".into(), "2.1".into()]));
+}
+
+#[test]
+fn a_removed_disk_stands_if_nobody_else_is_left() {
+    let mut bench = Bench::new(&[1]);
+    bench.coordinator.rejoins.remove(DiskId(1));
+    bench.restart(1);
+    bench.beat(1);
+    assert_eq!((bench.epoch(), bench.chain()), (2, vec!["1.2".to_owned()]));
+}
+
+#[test]
+fn a_learner_that_its_promise_holds_back_is_freed_by_one_epoch() {
+    let mut bench = Bench::new(&[1, 2]);
+    bench.coordinator.timing.join_lag_max = 0;
+    bench.add(3);
+    bench.member(3).commit = None;
+    bench.ticks(50);
+    assert_eq!(bench.epoch(), 1, "far behind, but nothing holds it back");
+    bench.member(3).promise = Promise { epoch: Epoch(1), attempt: 5 };
+    bench.ticks(50);
+    assert_eq!((bench.epoch(), bench.chain()), (2, vec!["1.1".into(), "2.1".into()]));
+}

@@ -88,3 +88,16 @@ fn who_is_sealed_without_an_attempt_under_way_is_a_reason() {
     bench.beat(2);
     assert_eq!((bench.epoch(), bench.chain()), (2, vec!["1.1".into(), "2.1".into()]));
 }
+
+#[test]
+fn a_late_grant_of_an_earlier_question_is_no_answer() {
+    let mut bench = Bench::new(&[1, 2, 3]);
+    bench.grants = false;
+    bench.member(3).beats = false;
+    bench.ticks(7);
+    bench.record.apply(Command::Attempt { epoch: Epoch(1), by: (DiskId(9), 0) });
+    bench.give(CoordinatorEvent::Recorded(bench.record.clone()));
+    assert_eq!(bench.coordinator.phase().phase, Phase::Granting);
+    bench.grants = true;
+    assert!(bench.ticks_to(2, 10) <= 4);
+}
