@@ -46,7 +46,21 @@ fn three_rounds_of_torture_break_no_promise() {
             .map(|key| (key, Value::from(0)));
         is(&value, &none)?;
         is(&value, &[("digests", "equal".into()), ("seed", 3.into()), ("rounds", 3.into()), ("nodes", 3.into())])?;
-        ensure!(ran.stderr.contains("--seed 3 --nodes 3"), "it didn't say how to run it again: {}", ran.stderr);
+        ensure!(ran.stderr.contains("--mode majority --nodes 3 --rounds 3 --seed 3"), "it didn't say how to run it again: {}", ran.stderr);
+        Ok(())
+    });
+}
+
+#[test]
+fn chain_survives_torture_of_both_orders() {
+    scenario(async |s| {
+        for order in ["backups-first", "parallel"] {
+            let args = ["torture", "--mode", "chain", "--persist-order", order, "--rounds", "3", "--seed", "4", "-o", "json"];
+            let value = here(s, &args).await?.exits(0)?.json()?;
+            let none = ["lost", "doubled", "stale", "missing", "phantom"].map(|key| (key, Value::from(0)));
+            is(&value, &none)?;
+            is(&value, &[("digests", "equal".into()), ("nodes", 5.into()), ("mode", format!("chain ({order})").into())])?;
+        }
         Ok(())
     });
 }
@@ -140,9 +154,11 @@ fn bench_runs_several_loads_on_a_cluster_that_is_there() {
 #[test]
 fn what_cannot_be_asked_for_is_refused_with_a_reason() {
     scenario(async |_| {
-        refused(&["torture", "--mode", "chain"], &["chain", "majority"]).await?;
-        refused(&["bench", "--mode", "chain"], &["chain", "majority"]).await?;
-        refused(&["torture", "--nodes", "4"], &["3 or 5"]).await?;
+        refused(&["torture", "--mode", "ring"], &["ring", "majority", "chain"]).await?;
+        refused(&["bench", "--witnesses", "1"], &["only a chain", "--mode chain"]).await?;
+        refused(&["torture", "--nodes", "4"], &["1, 3 or 5"]).await?;
+        refused(&["torture", "--nodes", "1"], &["at least 3 nodes"]).await?;
+        refused(&["demo", "--mode", "chain", "--nodes", "9"], &["at most 9 nodes"]).await?;
         refused(&["torture", "--faults", "flood"], &["flood", "stop-primary"]).await?;
         refused(&["bench", "--module", "journal", "--bytes", "10"], &["64 bytes"]).await?;
         refused(&["bench", "--consistency", "local"], &["--query"]).await?;

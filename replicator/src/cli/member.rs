@@ -16,12 +16,14 @@ use super::{
 #[derive(Debug, Subcommand)]
 pub(super) enum MemberCommand {
     /// Hand the primary's part to another voter, without losing a request
-    Transfer(TransferArgs),
+    Transfer(MemberArgs),
+    /// Take a replica out of a chain for good, without losing a request; its node may be stopped afterwards
+    Remove(MemberArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct TransferArgs {
-    /// The next primary
+pub(super) struct MemberArgs {
+    /// The node's name
     #[arg(value_name = "NODE")]
     node: String,
     #[command(flatten)]
@@ -31,7 +33,30 @@ pub(super) struct TransferArgs {
 }
 
 pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
-    let MemberCommand::Transfer(args) = command;
+    match command {
+        MemberCommand::Transfer(args) => transfer(args).await,
+        MemberCommand::Remove(args) => remove(args).await,
+    }
+}
+
+async fn remove(args: MemberArgs) -> Result<(), Failure> {
+    let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
+    let nodes = survey(&client, &args.endpoints.endpoints).await;
+    let answers = |name: &str| nodes.iter().find(|node| node.status.as_ref().is_ok_and(|s| s.node_id == name));
+    // Not the node that goes: it would be asked about a chain that it doesn't belong to any more.
+    let asked = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
+    let asked = asked.filter(|(_, status)| status.node_id != args.node).map(|(node, _)| node).next();
+    let asked = asked.or_else(|| answers(&args.node)).context("none of the endpoints answers")?;
+    let removed = client.admin(&asked.endpoint).await?.remove_node(pb::RemoveNodeRequest { node_id: args.node.clone() }).await;
+    removed.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    match args.output.output {
+        Format::Json => output::print_json(&json!({ "removed_node_id": args.node }))?,
+        Format::Table => println!("{} is out of the chain; its node may be stopped", args.node),
+    }
+    Ok(())
+}
+
+async fn transfer(args: MemberArgs) -> Result<(), Failure> {
     let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
     let nodes = survey(&client, &args.endpoints.endpoints).await;
     let primary =

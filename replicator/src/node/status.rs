@@ -105,26 +105,35 @@ impl Node {
                 status.chain = running.strategy.chain();
                 status.primary = view.primary().cloned();
                 status.members = view.members.iter().map(|m| (m.clone(), matched(m.disk))).collect();
-                let voters = view.members.iter().filter(|member| member.voter).count();
                 status.committed = progress.committed.unwrap_or_default();
-                status.detail = match progress.quorum_silent_for {
-                    _ if status.primary.is_none() => self.why_no_primary(),
-                    Some(silent) if silent > QUORUM_SILENCE && voters > 1 => {
-                        let seconds = silent.as_secs();
-                        format!("no majority has answered for {seconds} s: writes and linearizable reads wait for one")
-                    }
-                    _ if view.role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow() => {
-                        "no primary confirms itself: fewer than a majority answer, or an election or a start is under way"
-                            .to_owned()
-                    }
-                    _ => String::new(),
-                };
+                status.detail = self.detail(&status, view.role, progress.quorum_silent_for);
             }
         }
         if let Some(reason) = &status.applied.halted {
             (status.condition, status.detail) = (Condition::Halted, reason.clone());
         }
         status
+    }
+
+    /// What people should know of a node that takes part. Nothing, if all is well.
+    fn detail(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
+        let voters = status.members.iter().filter(|(member, _)| member.voter).count();
+        let unconfirmed = role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow();
+        match (&status.chain, silent_for) {
+            (Some(chain), _) if !chain.detail.is_empty() => chain.detail.clone(),
+            _ if status.primary.is_none() => self.why_no_primary(),
+            (Some(_), _) if unconfirmed => {
+                "the primary doesn't confirm itself: a member of the chain doesn't answer, or the chain is being changed".to_owned()
+            }
+            (None, Some(silent)) if silent > QUORUM_SILENCE && voters > 1 => {
+                let seconds = silent.as_secs();
+                format!("no majority has answered for {seconds} s: writes and linearizable reads wait for one")
+            }
+            (None, _) if unconfirmed => {
+                "no primary confirms itself: fewer than a majority answer, or an election or a start is under way".to_owned()
+            }
+            _ => String::new(),
+        }
     }
 
     /// Whether clients are served, as it changes: the history has begun, the machine goes on, and a primary confirms itself.

@@ -178,6 +178,9 @@ pub trait Strategy: Send + Sync + 'static {
     /// Hands the primary's part to another voter, if this replica has it.
     fn transfer(&self, to: DiskId) -> BoxFuture<'_, Result<(), String>>;
 
+    /// Takes a replica out of the group, for good.
+    fn remove(&self, disk: DiskId) -> BoxFuture<'_, Result<(), String>>;
+
     /// A new disk asks to be let in.
     fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer>;
 

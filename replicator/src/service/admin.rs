@@ -192,6 +192,22 @@ impl AdminService for AdminApi {
         Ok(Response::new(pb::BootstrapResponse { log_index: index.0 }))
     }
 
+    async fn remove_node(
+        &self,
+        request: Request<pb::RemoveNodeRequest>,
+    ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        let name = request.into_inner().node_id;
+        let running = self.node.running().map_err(|error| Status::from(ApiError::of(&self.node, error.into())))?;
+        let members = running.strategy.view().borrow().members.clone();
+        let replicas = || members.iter().filter(|member| !member.witness);
+        let Some(member) = replicas().find(|member| member.node == name) else {
+            let names: Vec<&str> = replicas().map(|member| member.node.as_str()).collect();
+            return Err(bad(format!("no replica is called {name:?}; the replicas are {}", names.join(", "))));
+        };
+        running.strategy.remove(member.disk).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::RemoveNodeResponse {}))
+    }
+
     async fn transfer_primary(
         &self,
         request: Request<pb::TransferPrimaryRequest>,
@@ -208,9 +224,9 @@ impl AdminService for AdminApi {
                 .map_or_else(|| "unknown".to_owned(), |(node, address)| format!("{node} at {address}"));
             return Err(Status::failed_precondition(format!("this node isn't the primary; ask it: {primary}")));
         }
-        let target = now.members.iter().find(|member| member.node == name && member.voter);
+        let target = now.members.iter().find(|member| member.node == name && member.voter && !member.witness);
         let Some(target) = target.map(|member| member.disk) else {
-            let voters: Vec<&str> = now.members.iter().filter(|m| m.voter).map(|m| m.node.as_str()).collect();
+            let voters: Vec<&str> = now.members.iter().filter(|m| m.voter && !m.witness).map(|m| m.node.as_str()).collect();
             return Err(bad(format!("no voter is called {name:?}; the voters are {}", voters.join(", "))));
         };
         if now.primary == Some(target) {

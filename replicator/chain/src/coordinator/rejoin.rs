@@ -8,10 +8,13 @@ use crate::{Life, Timing};
 
 #[derive(Debug)]
 struct Rejoin {
+    /// Who was left out last. In a later life it waits for the shortest time only: that it died says nothing of its link or its disk, and who starts
+    /// it again sees to it that this isn't done for ever.
+    life: Life,
+    /// When.
+    since: u64,
     /// The last wait, in ticks.
     wait: u64,
-    /// When it is over.
-    until: u64,
     /// Since when it is in the chain.
     joined: Option<u64>,
 }
@@ -25,8 +28,12 @@ pub(super) struct Rejoins {
 }
 
 impl Rejoins {
-    pub(super) fn may_join(&self, disk: DiskId, now: u64) -> bool {
-        !self.is_removed(disk) && self.disks.get(&disk).is_none_or(|rejoin| rejoin.until <= now)
+    pub(super) fn may_join(&self, life: Life, now: u64, timing: &Timing) -> bool {
+        let waited = |rejoin: &Rejoin| {
+            let wait = if rejoin.life == life { rejoin.wait } else { u64::from(timing.patience_min_ticks) };
+            rejoin.since + wait <= now
+        };
+        !self.is_removed(life.disk) && self.disks.get(&life.disk).is_none_or(waited)
     }
 
     pub(super) fn is_removed(&self, disk: DiskId) -> bool {
@@ -42,16 +49,17 @@ impl Rejoins {
     }
 
     /// It was left out of the chain, or didn't get in.
-    pub(super) fn left_out(&mut self, disk: DiskId, now: u64, timing: &Timing) {
+    pub(super) fn left_out(&mut self, life: Life, now: u64, timing: &Timing) {
         let (least, most) = (u64::from(timing.patience_min_ticks), u64::from(timing.patience_max_ticks));
-        let wait = self.disks.get(&disk).map_or(least, |before| (2 * before.wait).min(most));
-        self.disks.insert(disk, Rejoin { wait, until: now + wait, joined: None });
+        let before = self.disks.get(&life.disk).filter(|before| before.life == life);
+        let wait = before.map_or(least, |before| (2 * before.wait).min(most));
+        self.disks.insert(life.disk, Rejoin { life, since: now, wait, joined: None });
     }
 
     pub(super) fn entered(&mut self, before: &[Life], chain: &[Life], now: u64, timing: &Timing) {
         for life in before {
             if !chain.iter().any(|member| member.disk == life.disk) {
-                self.left_out(life.disk, now, timing);
+                self.left_out(*life, now, timing);
             }
         }
         for life in chain {
@@ -83,28 +91,31 @@ mod tests {
         let (disk, timing) = (DiskId(1), Timing::default());
         let life = Life { disk, incarnation: Incarnation(1) };
         let mut rejoins = Rejoins::default();
-        assert!(rejoins.may_join(disk, 0), "never left out");
+        assert!(rejoins.may_join(life, 0, &timing), "never left out");
         let mut now = 0;
-        for wait in [20, 40, 80, 160, 320, 640, 1_200, 1_200] {
+        for wait in [10, 20, 40, 80, 160, 320, 640, 1_200, 1_200] {
             rejoins.entered(&[life], &[], now, &timing);
-            assert!(!rejoins.may_join(disk, now + wait - 1), "too early after {wait}");
-            assert!(rejoins.may_join(disk, now + wait), "too late after {wait}");
+            assert!(!rejoins.may_join(life, now + wait - 1, &timing), "too early after {wait}");
+            assert!(rejoins.may_join(life, now + wait, &timing), "too late after {wait}");
+            let restarted = Life { incarnation: Incarnation(2), ..life };
+            assert!(rejoins.may_join(restarted, now + 10, &timing), "a later life pays for an earlier one");
             now += wait;
             rejoins.entered(&[], &[life], now, &timing);
         }
         rejoins.pass(now + 1_200, &timing);
         rejoins.entered(&[life], &[], now + 1_200, &timing);
-        assert!(rejoins.may_join(disk, now + 1_220), "so long in the chain, and it still pays for earlier times");
+        assert!(rejoins.may_join(life, now + 1_210, &timing), "so long in the chain, and it still pays for earlier times");
     }
 
     #[test]
     fn a_removed_disk_stays_out_until_it_has_left_the_voters() {
-        let disk = DiskId(1);
+        let (disk, timing) = (DiskId(1), Timing::default());
+        let life = Life { disk, incarnation: Incarnation(1) };
         let mut rejoins = Rejoins::default();
         rejoins.remove(disk);
         rejoins.keep(&BTreeSet::from([disk]));
-        assert!(!rejoins.may_join(disk, 9_999));
+        assert!(!rejoins.may_join(life, 9_999, &timing));
         rejoins.keep(&BTreeSet::new());
-        assert!(rejoins.may_join(disk, 9_999));
+        assert!(rejoins.may_join(life, 9_999, &timing));
     }
 }

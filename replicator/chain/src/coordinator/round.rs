@@ -172,8 +172,9 @@ impl Coordinator {
             return;
         }
         let failed = round.learners.iter().copied().filter(|disk| !chain.iter().any(|life| life.disk == *disk));
-        for disk in failed.collect::<Vec<_>>() {
-            self.rejoins.left_out(disk, self.now, &self.timing);
+        let failed = failed.filter_map(|disk| Some(self.watch.disks.get(&disk)?.life));
+        for life in failed.collect::<Vec<_>>() {
+            self.rejoins.left_out(life, self.now, &self.timing);
         }
         let Stage::Equalising(round) = std::mem::replace(&mut self.stage, Stage::Watching) else { return };
         let Promise { epoch, attempt } = round.promise;

@@ -228,7 +228,7 @@ impl Coordinator {
     /// The last beat of a disk that could be let in, if that knows the epoch.
     fn outside(&self, configuration: &Configuration, id: DiskId) -> Option<&Beat> {
         let disk = self.watch.disks.get(&id).filter(|disk| !disk.regressed && self.is_there(id))?;
-        let wanted = self.voters.contains(&id) && self.rejoins.may_join(id, self.now);
+        let wanted = self.voters.contains(&id) && self.rejoins.may_join(disk.life, self.now, &self.timing);
         let outside = configuration.life_of(id).is_none();
         disk.beat.as_ref().filter(|beat| wanted && outside && beat.epoch == configuration.epoch)
     }

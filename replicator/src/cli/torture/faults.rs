@@ -11,6 +11,8 @@ pub(super) enum Fault {
     Kill,
     /// kill -9 the primary, on purpose
     Primary,
+    /// kill -9 one replica, whatever it does in the cluster, and measure for how long nothing is acknowledged
+    Replica,
     /// kill -9 a minority, start it, and kill one of it again while it catches up
     Again,
     /// kill -9 all nodes at once
@@ -25,7 +27,7 @@ impl Fault {
     /// How often it is chosen, among the others that may be.
     fn weight(self) -> usize {
         match self {
-            Self::Kill | Self::Primary | Self::StopPrimary => 3,
+            Self::Kill | Self::Primary | Self::Replica | Self::StopPrimary => 3,
             Self::Again | Self::Stop => 2,
             Self::All => 1,
         }
@@ -65,6 +67,14 @@ impl Fault {
                 arena.kill(primary).await?;
                 arena.goes_on(patient && minority > 0).await?;
                 pause(under_load).await;
+            }
+            Self::Replica => {
+                let replicas = arena.replicas();
+                let victim = replicas[victims[0] % replicas.len()];
+                arena.kill(victim).await?;
+                if minority > 0 {
+                    arena.measure_outage().await;
+                }
             }
             Self::Again => {
                 for &victim in &victims {

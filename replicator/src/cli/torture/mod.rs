@@ -32,6 +32,7 @@ use self::{
     faults::Fault,
     listeners::{Reading, read, subscribe},
     report::Report,
+    rounds::Played,
     world::{Tasks, World, failure},
 };
 use super::{
@@ -201,6 +202,7 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
         }
     }
 
+    let mut outages = Vec::new();
     let rounds = async {
         rounds::advance(&world).await?;
         let progress = Progress::start(args.rounds);
@@ -208,8 +210,9 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
             conductor.move_subscribers();
             let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
             let chance = Chance::new(seed, round.into());
-            let deeds =
-                rounds::play(cluster, &world, faults, chance).await.with_context(|| format!("round {}", round + 1))?;
+            let played = rounds::play(cluster, &world, faults, chance).await;
+            let Played { deeds, outage } = played.with_context(|| format!("round {}", round + 1))?;
+            outages.extend(outage);
             let fallen = cluster.fallen();
             if !fallen.is_empty() {
                 bail!("in round {}, after {deeds}: {}", round + 1, fallen.join(", "));
@@ -249,6 +252,7 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
         tally,
         told,
         verdict,
+        outages,
         seconds: began.elapsed().as_secs_f64(),
     })
 }

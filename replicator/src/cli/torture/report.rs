@@ -1,6 +1,6 @@
 //! What is printed.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use anstyle::AnsiColor;
 use serde_json::json;
@@ -24,6 +24,8 @@ pub(super) struct Report {
     /// Defects in words, the first ones.
     pub(super) told: Vec<String>,
     pub(super) verdict: Verdict,
+    /// For how long nothing was acknowledged after the deaths for which that was measured.
+    pub(super) outages: Vec<Duration>,
     pub(super) seconds: f64,
 }
 
@@ -53,6 +55,7 @@ impl Report {
                 "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
                 "acknowledged": acknowledged, "lost": lost, "doubled": doubled, "unknown": unknown, "stale": stale, "reads": reads,
                 "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered, "expired": expired,
+                "outages_ms": self.outages.iter().map(Duration::as_millis).collect::<Vec<_>>(),
                 "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.told, "seconds": self.seconds,
             })),
             Format::Table => {
@@ -68,6 +71,16 @@ impl Report {
                     self.digests(),
                     self.seconds
                 )?;
+                if let Some(longest) = self.outages.iter().max() {
+                    let mut sorted = self.outages.clone();
+                    sorted.sort_unstable();
+                    println!(
+                        "after the death of one replica, nothing was acknowledged for {} ms (median of {}), at most {} ms",
+                        sorted[sorted.len() / 2].as_millis(),
+                        output::count(sorted.len(), "death"),
+                        longest.as_millis()
+                    );
+                }
                 println!("{}", self.verdict);
                 Ok(())
             }

@@ -14,6 +14,9 @@ use crate::cli::cluster::{Cluster, PATIENCE};
 /// Acknowledgements that every writer must get between two rounds.
 const ADVANCE: u64 = 10;
 const POLL: Duration = Duration::from_millis(10);
+/// How long after a death an outage may begin, and how finely it is measured.
+const OUTAGE_WATCHED: Duration = Duration::from_millis(1_500);
+const OUTAGE_POLL: Duration = Duration::from_millis(1);
 
 /// The cluster while something is done to it.
 pub(super) struct Arena<'a> {
@@ -22,11 +25,37 @@ pub(super) struct Arena<'a> {
     stopped: BTreeSet<usize>,
     /// What was done, for people.
     deeds: Vec<String>,
+    outage: Option<Duration>,
 }
 
 impl Arena<'_> {
     pub(super) fn nodes(&self) -> usize {
         self.cluster.len()
+    }
+
+    /// The nodes that hold the application's state.
+    pub(super) fn replicas(&self) -> Vec<usize> {
+        (0..self.nodes()).filter(|&index| !self.cluster.is_witness(index)).collect()
+    }
+
+    /// Watches for a while after a death, and takes the longest time in which nothing at all is acknowledged.
+    pub(super) async fn measure_outage(&mut self) {
+        let began = Instant::now();
+        let (mut count, mut at, mut longest) = (self.acknowledged(), began, Duration::ZERO);
+        // What was on its way at the death may come at once; the outage follows.
+        while began.elapsed() < OUTAGE_WATCHED || (self.acknowledged() == count && began.elapsed() < PATIENCE) {
+            tokio::time::sleep(OUTAGE_POLL).await;
+            let now = self.acknowledged();
+            if now > count {
+                (count, at) = (now, Instant::now());
+            }
+            longest = longest.max(at.elapsed());
+        }
+        self.outage = Some(longest);
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.world.account().progress().iter().sum()
     }
 
     /// The node that leads.
@@ -60,9 +89,9 @@ impl Arena<'_> {
         if !wanted {
             return Ok(());
         }
-        let before: u64 = self.world.account().progress().iter().sum();
+        let before = self.acknowledged();
         let began = Instant::now();
-        while self.world.account().progress().iter().sum::<u64>() <= before + ADVANCE {
+        while self.acknowledged() <= before + ADVANCE {
             if began.elapsed() > PATIENCE {
                 bail!("no progress: the nodes that are left acknowledged nothing for {} s", PATIENCE.as_secs());
             }
@@ -88,24 +117,32 @@ impl Arena<'_> {
     }
 }
 
+/// What a round did.
+pub(super) struct Played {
+    /// In words.
+    pub(super) deeds: String,
+    /// For how long nothing was acknowledged, if that was measured.
+    pub(super) outage: Option<Duration>,
+}
+
 /// Plays one round. Says what it did.
 pub(super) async fn play(
     cluster: &mut Cluster,
     world: &World,
     faults: &[Fault],
     mut chance: Chance,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Played> {
     let fault = Fault::choose(faults, &mut chance);
-    let mut arena = Arena { cluster, world, stopped: BTreeSet::new(), deeds: Vec::new() };
+    let mut arena = Arena { cluster, world, stopped: BTreeSet::new(), deeds: Vec::new(), outage: None };
     let done = async {
         fault.strike(&mut arena, &mut chance).await?;
         arena.heal().await
     };
     let done = done.await;
-    let deeds = arena.deeds.join(", ");
+    let (deeds, outage) = (arena.deeds.join(", "), arena.outage);
     done.with_context(|| format!("after {deeds}"))?;
     advance(world).await.with_context(|| format!("after {deeds}"))?;
-    Ok(deeds)
+    Ok(Played { deeds, outage })
 }
 
 /// Waits until every writer has got on, and every reader has been answered.

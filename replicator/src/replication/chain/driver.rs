@@ -29,6 +29,9 @@ use crate::replication::{Fate, Member, Role, Strategy as _, View, majority::Majo
 
 /// Inputs handled between two looks at the clock.
 const INPUTS_MAX: usize = 256;
+/// After this long, a group without a leader, or a leader without a majority, is told of.
+const LEADERLESS_TICKS: u64 = 20;
+const GROUP_SILENCE: Duration = Duration::from_secs(1);
 /// Ticks between two thoughts about who should lead the group.
 const LEADER_TICKS: u64 = 20;
 
@@ -104,6 +107,7 @@ pub(super) struct Driver {
     founding: Founding,
     ticks: u64,
     leader: Option<DiskId>,
+    leaderless_ticks: u64,
 }
 
 impl Driver {
@@ -120,6 +124,7 @@ impl Driver {
             founding: Founding::default(),
             ticks: 0,
             leader: None,
+            leaderless_ticks: 0,
         }
     }
 
@@ -215,6 +220,7 @@ impl Driver {
 
     fn tick(&mut self) {
         self.ticks += 1;
+        self.leaderless_ticks = if self.leader.is_some() { 0 } else { self.leaderless_ticks + 1 };
         if self.leads()
             && self.record.configuration.is_none()
             && let Some(chain) = self.founding.chain(&self.members)
@@ -290,7 +296,12 @@ impl Driver {
             match effect {
                 CoordinatorEffect::Send { to, message } => self.send(to, Wire::Message(message)),
                 CoordinatorEffect::Propose(command) => self.propose_to_group(command),
-                CoordinatorEffect::WishDone(wish) => self.wishers.retain(|_, asked| *asked != wish),
+                CoordinatorEffect::WishDone(wish) => {
+                    self.wishers.retain(|_, asked| *asked != wish);
+                    if let Wish::Remove(disk) = wish {
+                        self.remove_voter(disk);
+                    }
+                }
                 CoordinatorEffect::WishRefused(wish, why) => {
                     let wishers: Vec<DiskId> =
                         self.wishers.iter().filter(|(_, w)| **w == wish).map(|(d, _)| *d).collect();
@@ -304,6 +315,17 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Out of the chain, it leaves the group's voters too: whoever leads the group does that, and it isn't the one that leaves.
+    fn remove_voter(&self, disk: DiskId) {
+        let group = self.parts.group.clone();
+        tokio::spawn(async move {
+            match group.remove_voter(disk).await {
+                Ok(()) => tracing::info!(%disk, "is no member of the cluster any more"),
+                Err(error) => tracing::warn!(%disk, %error, "is out of the chain, and votes on still; remove it again"),
+            }
+        });
     }
 
     /// What becomes of it shows in the record; a lost one is proposed again.
@@ -406,6 +428,35 @@ impl Driver {
         chain.iter().map(name).collect::<Vec<_>>().join(" → ")
     }
 
+    /// Why the configuration group can decide nothing, if that is so.
+    fn group_trouble(&self) -> Option<String> {
+        let voters = self.members.iter().filter(|member| member.voter);
+        let silent = match self.leader {
+            _ if voters.clone().count() < 2 => false,
+            Some(disk) if disk == self.parts.own => {
+                self.parts.group.progress().quorum_silent_for.is_some_and(|silent| silent > GROUP_SILENCE)
+            }
+            Some(_) => false,
+            None => self.leaderless_ticks > LEADERLESS_TICKS,
+        };
+        let away = voters.clone().filter(|m| m.disk != self.parts.own && !self.parts.mesh.is_open(m.disk));
+        let away: Vec<&str> = away.map(|member| member.node.as_str()).collect();
+        let count = voters.clone().count();
+        silent.then(|| {
+            format!(
+                "no majority of the {count} nodes that decide about the chain answers ({} away), so it can't be changed, and writes and linearizable reads wait \
+                 wherever a member of it is dead. Start nodes again until {} of the {count} run; {}",
+                away.join(", "),
+                count / 2 + 1,
+                if voters.clone().any(|member| member.witness) {
+                    "every acknowledged write is on each member's disk"
+                } else {
+                    "a chain with witnesses (`replicator witness`) outlives more deaths"
+                }
+            )
+        })
+    }
+
     /// What the coordinator does, or why it can't go on, with names for disks.
     fn trouble(&self) -> String {
         let progress = self.parts.coordinator.phase();
@@ -436,7 +487,11 @@ impl Driver {
             *old = view;
             changed
         });
-        let detail = if self.leads() { self.trouble() } else { String::new() };
+        let detail = match self.group_trouble() {
+            Some(trouble) => trouble,
+            None if self.leads() => self.trouble(),
+            None => String::new(),
+        };
         self.parts.seen.send_replace(Seen { standing, epoch, chain, detail, coordinator: self.leader });
     }
 }

@@ -264,6 +264,11 @@ impl Strategy for Chain {
         asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
     }
 
+    fn remove(&self, disk: DiskId) -> BoxFuture<'_, Result<(), String>> {
+        let asked = self.ask(move |done| Input::Wish(Wish::Remove(disk), done));
+        asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
+    }
+
     fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer> {
         self.group.join(join)
     }

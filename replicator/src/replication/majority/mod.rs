@@ -110,6 +110,13 @@ impl Majority {
     }
 }
 
+impl Majority {
+    /// Takes a voter out of the group by a committed change, if this replica leads it. Not itself.
+    pub(super) async fn remove_voter(&self, disk: DiskId) -> Result<(), String> {
+        membership::remove(self.raft.clone(), disk).await
+    }
+}
+
 /// Runs on the group's runtime, which all of the group's tasks then share.
 async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
     let disk = parts.envelope.from;
@@ -243,6 +250,11 @@ impl Strategy for Majority {
             self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
         }
         .boxed()
+    }
+
+    fn remove(&self, _: DiskId) -> BoxFuture<'_, Result<(), String>> {
+        let why = "a majority cluster keeps the members that it was made of; to replace one, start its node with an empty folder";
+        std::future::ready(Err(why.to_owned())).boxed()
     }
 
     fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer> {

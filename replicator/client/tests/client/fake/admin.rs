@@ -25,6 +25,10 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake needs no bootstrap"))
     }
 
+    async fn remove_node(&self, _: Request<pb::RemoveNodeRequest>) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        Err(Status::unimplemented("the fake keeps its members"))
+    }
+
     async fn transfer_primary(
         &self,
         _: Request<pb::TransferPrimaryRequest>,
