@@ -167,7 +167,9 @@ fn without_witnesses_two_deaths_of_three_stop_writes_and_say_why() {
         cluster.kill(&[0, 1])?;
         let told = cluster
             .wait_status(2, "says what it waits for", |status| {
-                status.detail.contains("majority") && status.detail.contains("witness")
+                status.detail.contains("no majority")
+                    && status.detail.contains("n1, n2 away")
+                    && status.detail.contains("witness")
             })
             .await?;
         ensure!(told.state() != NodeState::Primary, "{told:?}");
@@ -180,7 +182,8 @@ fn without_witnesses_two_deaths_of_three_stop_writes_and_say_why() {
             cluster.restart(index).await?;
         }
         whole(&cluster, 3).await?;
-        until("the write is acknowledged", async || Ok(survivor.execute(request(&session, 2, "add x 1")).await?)).await?;
+        until("the write is acknowledged", async || Ok(survivor.execute(request(&session, 2, "add x 1")).await?))
+            .await?;
         cluster.expect_counter("x", 2).await?;
         Ok(())
     });

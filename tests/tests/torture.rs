@@ -46,7 +46,11 @@ fn three_rounds_of_torture_break_no_promise() {
             .map(|key| (key, Value::from(0)));
         is(&value, &none)?;
         is(&value, &[("digests", "equal".into()), ("seed", 3.into()), ("rounds", 3.into()), ("nodes", 3.into())])?;
-        ensure!(ran.stderr.contains("--mode majority --nodes 3 --rounds 3 --seed 3"), "it didn't say how to run it again: {}", ran.stderr);
+        ensure!(
+            ran.stderr.contains("--mode majority --nodes 3 --rounds 3 --seed 3"),
+            "it didn't say how to run it again: {}",
+            ran.stderr
+        );
         Ok(())
     });
 }
@@ -55,11 +59,15 @@ fn three_rounds_of_torture_break_no_promise() {
 fn chain_survives_torture_of_both_orders() {
     scenario(async |s| {
         for order in ["backups-first", "parallel"] {
-            let args = ["torture", "--mode", "chain", "--persist-order", order, "--rounds", "3", "--seed", "4", "-o", "json"];
+            let args =
+                ["torture", "--mode", "chain", "--persist-order", order, "--rounds", "3", "--seed", "4", "-o", "json"];
             let value = here(s, &args).await?.exits(0)?.json()?;
             let none = ["lost", "doubled", "stale", "missing", "phantom"].map(|key| (key, Value::from(0)));
             is(&value, &none)?;
-            is(&value, &[("digests", "equal".into()), ("nodes", 5.into()), ("mode", format!("chain ({order})").into())])?;
+            is(
+                &value,
+                &[("digests", "equal".into()), ("nodes", 5.into()), ("mode", format!("chain ({order})").into())],
+            )?;
         }
         Ok(())
     });

@@ -47,7 +47,8 @@ async fn remove(args: MemberArgs) -> Result<(), Failure> {
     let asked = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
     let asked = asked.filter(|(_, status)| status.node_id != args.node).map(|(node, _)| node).next();
     let asked = asked.or_else(|| answers(&args.node)).context("none of the endpoints answers")?;
-    let removed = client.admin(&asked.endpoint).await?.remove_node(pb::RemoveNodeRequest { node_id: args.node.clone() }).await;
+    let removed =
+        client.admin(&asked.endpoint).await?.remove_node(pb::RemoveNodeRequest { node_id: args.node.clone() }).await;
     removed.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     match args.output.output {
         Format::Json => output::print_json(&json!({ "removed_node_id": args.node }))?,

@@ -261,8 +261,11 @@ impl Node {
     /// Checks that there is a machine here that goes on.
     pub(super) fn check_halted(&self) -> Result<(), NodeError> {
         if self.config.witness {
-            let replica = self.primary().map_or_else(String::new, |(node, address)| format!(", for example {node} at {address}"));
-            return Err(NodeError::NotReady(format!("this node is a witness, without application data; ask a replica{replica}")));
+            let replica =
+                self.primary().map_or_else(String::new, |(node, address)| format!(", for example {node} at {address}"));
+            return Err(NodeError::NotReady(format!(
+                "this node is a witness, without application data; ask a replica{replica}"
+            )));
         }
         match &self.applier.state.borrow().halted {
             Some(reason) => Err(NodeError::Halted(reason.clone())),

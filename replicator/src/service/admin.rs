@@ -226,7 +226,8 @@ impl AdminService for AdminApi {
         }
         let target = now.members.iter().find(|member| member.node == name && member.voter && !member.witness);
         let Some(target) = target.map(|member| member.disk) else {
-            let voters: Vec<&str> = now.members.iter().filter(|m| m.voter && !m.witness).map(|m| m.node.as_str()).collect();
+            let voters: Vec<&str> =
+                now.members.iter().filter(|m| m.voter && !m.witness).map(|m| m.node.as_str()).collect();
             return Err(bad(format!("no voter is called {name:?}; the voters are {}", voters.join(", "))));
         };
         if now.primary == Some(target) {

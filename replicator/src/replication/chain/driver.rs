@@ -29,9 +29,8 @@ use crate::replication::{Fate, Member, Role, Strategy as _, View, majority::Majo
 
 /// Inputs handled between two looks at the clock.
 const INPUTS_MAX: usize = 256;
-/// After this long, a group without a leader, or a leader without a majority, is told of.
-const LEADERLESS_TICKS: u64 = 20;
-const GROUP_SILENCE: Duration = Duration::from_secs(1);
+/// So long without a majority is told of.
+const CUT_OFF_TICKS: u64 = 20;
 /// Ticks between two thoughts about who should lead the group.
 const LEADER_TICKS: u64 = 20;
 
@@ -107,7 +106,7 @@ pub(super) struct Driver {
     founding: Founding,
     ticks: u64,
     leader: Option<DiskId>,
-    leaderless_ticks: u64,
+    cut_off_ticks: u64,
 }
 
 impl Driver {
@@ -124,7 +123,7 @@ impl Driver {
             founding: Founding::default(),
             ticks: 0,
             leader: None,
-            leaderless_ticks: 0,
+            cut_off_ticks: 0,
         }
     }
 
@@ -220,7 +219,9 @@ impl Driver {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        self.leaderless_ticks = if self.leader.is_some() { 0 } else { self.leaderless_ticks + 1 };
+        let voters = self.members.iter().filter(|member| member.voter).count();
+        let cut_off = voters > 0 && 2 * self.voters_away().count() >= voters;
+        self.cut_off_ticks = if cut_off { self.cut_off_ticks + 1 } else { 0 };
         if self.leads()
             && self.record.configuration.is_none()
             && let Some(chain) = self.founding.chain(&self.members)
@@ -274,7 +275,7 @@ impl Driver {
 
     /// Asks the coordinator for what this node's operators want, until it has come about.
     fn repeat_wishes(&mut self) {
-        let wanted = self.wishes.wanted(self.record.configuration.as_ref());
+        let wanted = self.wishes.wanted(self.record.configuration.as_ref(), &self.members);
         if let Some(leader) = self.leader {
             wanted.into_iter().for_each(|wish| self.send(leader, Wire::Wish(wish)));
         }
@@ -428,33 +429,30 @@ impl Driver {
         chain.iter().map(name).collect::<Vec<_>>().join(" → ")
     }
 
-    /// Why the configuration group can decide nothing, if that is so.
+    /// Why the configuration group can decide nothing, if that is so. Judged by who is connected: a group's members remember their last leader
+    /// long after its death.
     fn group_trouble(&self) -> Option<String> {
+        if self.cut_off_ticks <= CUT_OFF_TICKS {
+            return None;
+        }
+        let away: Vec<&str> = self.voters_away().map(|member| member.node.as_str()).collect();
         let voters = self.members.iter().filter(|member| member.voter);
-        let silent = match self.leader {
-            _ if voters.clone().count() < 2 => false,
-            Some(disk) if disk == self.parts.own => {
-                self.parts.group.progress().quorum_silent_for.is_some_and(|silent| silent > GROUP_SILENCE)
-            }
-            Some(_) => false,
-            None => self.leaderless_ticks > LEADERLESS_TICKS,
+        let (count, witnesses) = (voters.clone().count(), voters.filter(|member| member.witness).count());
+        let help = match witnesses {
+            0 => "; a chain with witnesses (`replicator witness`) outlives more deaths",
+            _ => "",
         };
-        let away = voters.clone().filter(|m| m.disk != self.parts.own && !self.parts.mesh.is_open(m.disk));
-        let away: Vec<&str> = away.map(|member| member.node.as_str()).collect();
-        let count = voters.clone().count();
-        silent.then(|| {
-            format!(
-                "no majority of the {count} nodes that decide about the chain answers ({} away), so it can't be changed, and writes and linearizable reads wait \
-                 wherever a member of it is dead. Start nodes again until {} of the {count} run; {}",
-                away.join(", "),
-                count / 2 + 1,
-                if voters.clone().any(|member| member.witness) {
-                    "every acknowledged write is on each member's disk"
-                } else {
-                    "a chain with witnesses (`replicator witness`) outlives more deaths"
-                }
-            )
-        })
+        Some(format!(
+            "no majority of the {count} nodes that decide about the chain can be reached ({} away): it can't be changed, so writes and linearizable reads wait \
+             while a member of it is dead. Start nodes again, until {} of the {count} run{help}",
+            away.join(", "),
+            count / 2 + 1
+        ))
+    }
+
+    fn voters_away(&self) -> impl Iterator<Item = &Member> {
+        let away = |member: &&Member| member.disk != self.parts.own && !self.parts.mesh.is_open(member.disk);
+        self.members.iter().filter(|member| member.voter).filter(away)
     }
 
     /// What the coordinator does, or why it can't go on, with names for disks.

@@ -3,6 +3,8 @@
 use replicator_chain::{Configuration, Wish};
 use tokio::sync::oneshot;
 
+use crate::replication::Member;
+
 /// How long a wish is repeated.
 const TICKS: u32 = 200;
 
@@ -23,9 +25,9 @@ impl Wishes {
     }
 
     /// One tick: settles what has come about or taken too long, and returns the rest.
-    pub(super) fn wanted(&mut self, now: Option<&Configuration>) -> Vec<Wish> {
+    pub(super) fn wanted(&mut self, now: Option<&Configuration>, members: &[Member]) -> Vec<Wish> {
         for mut waiting in std::mem::take(&mut self.0) {
-            if now.is_some_and(|now| shows(now, waiting.wish)) {
+            if now.is_some_and(|now| is_done(waiting.wish, now, members)) {
                 let _ = waiting.done.send(Ok(()));
             } else if waiting.ticks_left == 0 {
                 let why = "it did not come about in time; `replicator status` tells what the chain waits for";
@@ -45,9 +47,10 @@ impl Wishes {
     }
 }
 
-fn shows(now: &Configuration, wish: Wish) -> bool {
+/// A removed disk must have left the group's voters too, or the next coordinator would let it in again.
+fn is_done(wish: Wish, now: &Configuration, members: &[Member]) -> bool {
     match wish {
         Wish::Primary(disk) => now.chain.first().is_some_and(|life| life.disk == disk),
-        Wish::Remove(disk) => now.life_of(disk).is_none(),
+        Wish::Remove(disk) => now.life_of(disk).is_none() && !members.iter().any(|member| member.disk == disk),
     }
 }

@@ -89,8 +89,7 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
 
 /// Takes a voter out.
 pub(super) async fn remove(raft: MajorityRaft, disk: DiskId) -> Result<(), String> {
-    let gone = [disk].into_iter().collect();
-    let change = ChangeMembers::Batch(vec![ChangeMembers::RemoveVoters(gone), ChangeMembers::RemoveNodes([disk].into())]);
+    let change = ChangeMembers::RemoveVoters([disk].into());
     // On its own: were it dropped with its caller, the change could stop half way.
     let changed = tokio::spawn(async move { raft.change_membership(change, false).await }).await;
     changed.map_err(|error| error.to_string())?.map(drop).map_err(|error| error.to_string())
