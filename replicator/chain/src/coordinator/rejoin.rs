@@ -104,7 +104,10 @@ mod tests {
         }
         rejoins.pass(now + 1_200, &timing);
         rejoins.entered(&[life], &[], now + 1_200, &timing);
-        assert!(rejoins.may_join(life, now + 1_210, &timing), "so long in the chain, and it still pays for earlier times");
+        assert!(
+            rejoins.may_join(life, now + 1_210, &timing),
+            "so long in the chain, and it still pays for earlier times"
+        );
     }
 
     #[test]

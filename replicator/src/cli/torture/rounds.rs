@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long after a death an outage may begin, and how finely it is measured.
 const OUTAGE_WATCHED: Duration = Duration::from_millis(1_500);
 const OUTAGE_POLL: Duration = Duration::from_millis(1);
+/// A pause that is no outage.
+const OUTAGE_MIN: Duration = Duration::from_millis(50);
 
 /// The cluster while something is done to it.
 pub(super) struct Arena<'a> {
@@ -43,7 +45,7 @@ impl Arena<'_> {
         let began = Instant::now();
         let (mut count, mut at, mut longest) = (self.acknowledged(), began, Duration::ZERO);
         // What was on its way at the death may come at once; the outage follows.
-        while began.elapsed() < OUTAGE_WATCHED || (self.acknowledged() == count && began.elapsed() < PATIENCE) {
+        while began.elapsed() < OUTAGE_WATCHED || (at.elapsed() > OUTAGE_MIN && began.elapsed() < PATIENCE) {
             tokio::time::sleep(OUTAGE_POLL).await;
             let now = self.acknowledged();
             if now > count {
