@@ -57,6 +57,7 @@ test: modules build ## Run every test: unit, property, golden, and end to end wi
 
 torture: modules build ## Kill and stop nodes under load, and account for every request: ROUNDS=50 with fresh seeds
 	@for nodes in 3 3 3 5; do $(TARGET_DIR)/release/replicator torture --rounds $(ROUNDS) --nodes $$nodes; done
+	@for order in backups-first parallel; do $(TARGET_DIR)/release/replicator torture --mode chain --persist-order $$order --rounds $(ROUNDS); done
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

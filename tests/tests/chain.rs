@@ -8,7 +8,9 @@ use replicator_client::{
     ErrorReason,
     proto::{Chain, Consistency, NodeState, QueryRequest},
 };
-use replicator_tests::{Cluster, Load, Requests as _, module, reason, request, scenario, until, within};
+use replicator_tests::{
+    Cluster, Load, Requests as _, module, reason, replicator, request, run, scenario, until, within,
+};
 use tonic::Code;
 
 const ORDERS: [&str; 2] = ["backups-first", "parallel"];
@@ -273,6 +275,53 @@ fn removal_under_load_fails_no_request_and_lasts() {
         cluster.verify_some(2).await?;
         let refused = cluster.replicator(&["member", "remove", "n9"]).await?.exits(1)?;
         refused.complains_of(&["n9", "n2, n3"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn demo_tells_the_story_of_a_chain_and_accounts_for_every_message() {
+    scenario(async |s| {
+        s.turn().await?;
+        let told = run(&replicator(), ["demo", "--mode", "chain", "--script"], &[]).await?.exits(0)?.stdout;
+        for words in [
+            "client → n1(primary) → n2 → n3(tail)  epoch 1",
+            "(primary, alone)",
+            "the freshest log won",
+            "lost=0 doubled=0",
+        ] {
+            ensure!(told.contains(words), "no {words:?} in {told}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn votes_and_all_reads_are_answered_by_every_replica() {
+    scenario(async |s| {
+        let cluster = s.chain(3, 2, "parallel", &module("counter")).await?;
+        let told = cluster.replicator(&["call", "--vote", "add x 1"]).await?.exits(0)?;
+        ensure!(told.stderr.contains("AGREED 3/3"), "{told:?}");
+        let written = cluster.client()?.open_session(None).await?.execute("add x 1").await?;
+        for index in cluster.replicas() {
+            let mut node = cluster.node(index).await?;
+            for consistency in [Consistency::Linearizable, Consistency::Session] {
+                let read = QueryRequest {
+                    consistency: consistency.into(),
+                    min_log_index: written.log_index.0,
+                    ..query("get x")
+                };
+                let answer = node.query(within(Duration::from_secs(10), read)).await?.into_inner();
+                ensure!(answer.response == "2" && answer.node_id == cluster[index].name, "{consistency:?}: {answer:?}");
+            }
+            until("the replica has applied it", async || {
+                let local = QueryRequest { consistency: Consistency::Local.into(), ..query("get x") };
+                let answer = node.query(local).await?.into_inner();
+                ensure!(answer.response == "2", "{answer:?}");
+                Ok(())
+            })
+            .await?;
+        }
         Ok(())
     });
 }

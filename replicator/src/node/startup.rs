@@ -122,9 +122,10 @@ impl PromiseStore for MetaPromises {
     }
 
     fn save(&self, promise: Promise) -> Result<(), StorageError> {
+        // Two may be on their way at once, and the lesser one come last: the greater one keeps it.
         self.0.update(|meta| {
-            meta.sealed_epoch = Some(promise.epoch);
-            meta.seal_attempt = Some((promise.epoch, promise.attempt));
+            meta.sealed_epoch = meta.sealed_epoch.max(Some(promise.epoch));
+            meta.seal_attempt = meta.seal_attempt.max(Some((promise.epoch, promise.attempt)));
         })
     }
 }

@@ -141,7 +141,7 @@ async fn replicas(client: &Client, limits: Limits) -> Vec<Replica> {
         let status = async |channel| administration(channel).status(pb::StatusRequest { state_hash: false }).await;
         let attempted = Attempts::only(pool, node, limits.attempt).attempt(limits.deadline, 0, status).await;
         let (_, status) = attempted.ok().flatten()?;
-        let voters = Response::into_inner(status).members.into_iter().filter(|member| member.voter);
+        let voters = Response::into_inner(status).members.into_iter().filter(|member| member.voter && !member.witness);
         let voters: Vec<_> =
             voters.map(|member| Replica { name: member.node_id, address: member.client_address }).collect();
         (!voters.is_empty()).then_some(voters)
