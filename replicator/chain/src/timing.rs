@@ -33,7 +33,7 @@ impl Default for Timing {
             alone_ticks: 12,
             cold_ticks: 100,
             stall_ticks: 100,
-            patience_min_ticks: 10,
+            patience_min_ticks: 20,
             patience_max_ticks: 1_200,
             join_lag_max: 1_000,
             window_entries_max: 16_384,
