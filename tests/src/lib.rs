@@ -19,7 +19,7 @@ mod wire;
 
 pub use cluster::Cluster;
 pub use command::{Ran, prepared, run, run_with};
-pub use load::Load;
+pub use load::{Load, advance, settle};
 pub use node::NodeProcess;
 pub use ports::free_ports;
 pub use programs::{chat, module, python_environment, replicator, source, wrong_replicator};

@@ -168,3 +168,27 @@ impl Writer {
         Ok(number)
     }
 }
+
+/// Waits until each of the loads has `count` more acknowledgements.
+///
+/// # Errors
+/// If they don't come.
+pub async fn advance(loads: &[Load], count: u64) -> Result<()> {
+    for load in loads {
+        load.advance(count).await?;
+    }
+    Ok(())
+}
+
+/// Stops the loads, and checks that each replica has what was acknowledged and is equal to the others.
+///
+/// # Errors
+/// If one hasn't, or isn't, or nothing was acknowledged to a load.
+pub async fn settle(cluster: &Cluster, loads: Vec<Load>) -> Result<()> {
+    for load in loads {
+        let name = format!("{load:?}");
+        ensure!(load.settle(cluster).await? > 0, "nothing was acknowledged: {name}");
+    }
+    cluster.verify().await?;
+    Ok(())
+}

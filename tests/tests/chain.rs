@@ -9,27 +9,11 @@ use replicator_client::{
     proto::{Chain, Consistency, NodeState, QueryRequest},
 };
 use replicator_tests::{
-    Cluster, Load, Requests as _, module, reason, replicator, request, run, scenario, until, within,
+    Cluster, Load, Requests as _, advance, module, reason, replicator, request, run, scenario, settle, until, within,
 };
 use tonic::Code;
 
 const ORDERS: [&str; 2] = ["backups-first", "parallel"];
-
-async fn settle(cluster: &Cluster, loads: Vec<Load>) -> Result<()> {
-    for load in loads {
-        let name = format!("{load:?}");
-        ensure!(load.settle(cluster).await? > 0, "nothing was acknowledged: {name}");
-    }
-    cluster.verify().await?;
-    Ok(())
-}
-
-async fn advance(loads: &[Load], count: u64) -> Result<()> {
-    for load in loads {
-        load.advance(count).await?;
-    }
-    Ok(())
-}
 
 /// The newest chain that any node knows, as names from primary to tail.
 async fn chain(cluster: &Cluster) -> Result<(u64, Vec<String>)> {

@@ -2,30 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use replicator_client::{
     ErrorReason,
     proto::{Consistency, ExecuteResponse, QueryRequest},
 };
-use replicator_tests::{Cluster, Load, Requests as _, module, reason, request, scenario, until, within};
+use replicator_tests::{Load, Requests as _, advance, module, reason, request, scenario, settle, until, within};
 use tonic::Code;
-
-/// Stops the loads, and checks that each replica has what was acknowledged and is equal to the others.
-async fn settle(cluster: &Cluster, loads: Vec<Load>) -> Result<()> {
-    for load in loads {
-        let name = format!("{load:?}");
-        ensure!(load.settle(cluster).await? > 0, "nothing was acknowledged: {name}");
-    }
-    cluster.verify().await?;
-    Ok(())
-}
-
-async fn advance(loads: &[Load], count: u64) -> Result<()> {
-    for load in loads {
-        load.advance(count).await?;
-    }
-    Ok(())
-}
 
 fn query(request: impl Into<bytes::Bytes>, consistency: Consistency) -> QueryRequest {
     QueryRequest { request: request.into(), consistency: consistency.into(), ..QueryRequest::default() }

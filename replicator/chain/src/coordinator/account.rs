@@ -116,6 +116,9 @@ impl Coordinator {
     }
 
     pub(super) fn wished(&mut self, wish: Wish, effects: &mut Vec<CoordinatorEffect>) {
+        if !self.leading || self.wish.is_some() {
+            return; // Whoever wants it asks again.
+        }
         if let Err(why) = self.admit(wish) {
             effects.push(CoordinatorEffect::WishRefused(wish, why));
             return;
@@ -132,13 +135,7 @@ impl Coordinator {
     }
 
     fn admit(&self, wish: Wish) -> Result<(), String> {
-        if !self.leading {
-            return Err("this node doesn't lead the configuration group: ask the one that does".into());
-        }
         let configuration = self.configuration().ok_or("there is no chain yet: found one first")?;
-        if self.wish.is_some() {
-            return Err("another wish is under way: ask again when it is done".into());
-        }
         let members = configuration.chain.len();
         match wish {
             Wish::Primary(disk) if configuration.life_of(disk).is_none() => {
@@ -161,11 +158,15 @@ impl Coordinator {
 
     /// It will not be waited for any longer.
     pub(super) fn give_up_wish(&mut self, why: String, effects: &mut Vec<CoordinatorEffect>) {
-        let Some((wish, _)) = self.wish.take() else { return };
+        effects.extend(self.drop_wish().map(|wish| CoordinatorEffect::WishRefused(wish, why)));
+    }
+
+    pub(super) fn drop_wish(&mut self) -> Option<Wish> {
+        let (wish, _) = self.wish.take()?;
         if let Wish::Remove(disk) = wish {
             self.rejoins.pardon(disk);
         }
-        effects.push(CoordinatorEffect::WishRefused(wish, why));
+        Some(wish)
     }
 
     fn is_done(&self, wish: Wish, configuration: &Configuration) -> bool {

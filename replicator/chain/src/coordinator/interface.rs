@@ -30,7 +30,8 @@ pub enum CoordinatorEvent {
         /// What it says.
         message: Message,
     },
-    /// An operator's wish; answered by `WishDone` or `WishRefused`, once.
+    /// An operator's wish. Who leads answers it once, by `WishDone` or `WishRefused`; it is ignored while this or another one is under way, and
+    /// forgotten with the leadership. So it is to be repeated until it is answered, or the record shows it.
     Wished(Wish),
     /// The disks that are replicas in the group: no other is let into the chain.
     Voters(Vec<DiskId>),
@@ -50,7 +51,7 @@ pub enum CoordinatorEffect {
     },
     /// The record shows it.
     WishDone(Wish),
-    /// It is not done, and why; after a loss of leadership it may still come to pass.
+    /// It is not done, and why.
     WishRefused(Wish, String),
     /// This disk is named by the configuration and its log ends below the start, which it had confirmed to hold: an old copy was put
     /// back, or it was wiped. It counts for nothing; it needs a new disk id (safety rules 1 and 2).

@@ -106,7 +106,7 @@ impl Coordinator {
     /// Takes one event, and adds what is to be done to `effects`, in order.
     pub fn step(&mut self, event: CoordinatorEvent, effects: &mut Vec<CoordinatorEffect>) {
         match event {
-            CoordinatorEvent::Leading(leading) => self.lead(leading, effects),
+            CoordinatorEvent::Leading(leading) => self.lead(leading),
             CoordinatorEvent::Recorded(record) => self.recorded(record, effects),
             CoordinatorEvent::Tick => self.tick(effects),
             CoordinatorEvent::Received { from, message } => self.received(from, message, effects),
@@ -122,7 +122,7 @@ impl Coordinator {
         }
     }
 
-    fn lead(&mut self, leading: bool, effects: &mut Vec<CoordinatorEffect>) {
+    fn lead(&mut self, leading: bool) {
         if leading == self.leading {
             return;
         }
@@ -131,9 +131,7 @@ impl Coordinator {
         self.yields_until = self.now;
         self.cold_since = None;
         self.watching();
-        let why =
-            "this node stopped leading the configuration group, and it may still come to pass: look at the status";
-        self.give_up_wish(why.into(), effects);
+        self.drop_wish();
     }
 
     fn recorded(&mut self, record: Record, effects: &mut Vec<CoordinatorEffect>) {

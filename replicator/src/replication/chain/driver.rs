@@ -99,8 +99,8 @@ pub(super) struct Driver {
     next_read: u64,
     /// This node's operators'.
     wishes: Wishes,
-    /// Who asked this node's coordinator for what.
-    wishers: BTreeMap<DiskId, Wish>,
+    /// Who asked this node's coordinator for what, since it leads.
+    wishers: Vec<(DiskId, Wish)>,
     members: Arc<[Member]>,
     record: Record,
     founding: Founding,
@@ -117,7 +117,7 @@ impl Driver {
             reads: BTreeMap::new(),
             next_read: 0,
             wishes: Wishes::default(),
-            wishers: BTreeMap::new(),
+            wishers: Vec::new(),
             members: Arc::default(),
             record: Record::default(),
             founding: Founding::default(),
@@ -244,6 +244,7 @@ impl Driver {
         self.coordinate(CoordinatorEvent::Voters(replicas.map(|member| member.disk).collect()));
         if self.leader != view.primary {
             self.leader = view.primary;
+            self.wishers.clear();
             self.coordinate(CoordinatorEvent::Leading(self.leads()));
             self.replica(Event::Coordinator(self.leader));
         }
@@ -269,7 +270,9 @@ impl Driver {
     }
 
     fn wished(&mut self, from: DiskId, wish: Wish) {
-        self.wishers.insert(from, wish);
+        if self.leads() && !self.wishers.contains(&(from, wish)) {
+            self.wishers.push((from, wish));
+        }
         self.coordinate(CoordinatorEvent::Wished(wish));
     }
 
@@ -298,16 +301,13 @@ impl Driver {
                 CoordinatorEffect::Send { to, message } => self.send(to, Wire::Message(message)),
                 CoordinatorEffect::Propose(command) => self.propose_to_group(command),
                 CoordinatorEffect::WishDone(wish) => {
-                    self.wishers.retain(|_, asked| *asked != wish);
+                    self.wishers.retain(|(_, asked)| *asked != wish);
                     if let Wish::Remove(disk) = wish {
                         self.remove_voter(disk);
                     }
                 }
                 CoordinatorEffect::WishRefused(wish, why) => {
-                    let wishers: Vec<DiskId> =
-                        self.wishers.iter().filter(|(_, w)| **w == wish).map(|(d, _)| *d).collect();
-                    for disk in wishers {
-                        self.wishers.remove(&disk);
+                    for (disk, _) in self.wishers.extract_if(.., |(_, asked)| *asked == wish).collect::<Vec<_>>() {
                         self.send(disk, Wire::Refused(wish, why.clone()));
                     }
                 }
