@@ -13,6 +13,7 @@ mod journal;
 mod member;
 mod node;
 mod output;
+mod recover;
 mod shape;
 mod status;
 mod torture;
@@ -52,6 +53,8 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
+    Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
     Bench(bench::BenchArgs),
     /// Kill and stop nodes under load, and account for every request afterwards
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
             Command::Query(args) => call::query::run(args).await,
             Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,
         }

@@ -14,6 +14,7 @@ mod proposals;
 mod proposer;
 mod queries;
 mod reads;
+mod recovery;
 mod requests;
 mod startup;
 mod status;
@@ -25,8 +26,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use replicator_machine::Refusal;
 use replicator_storage::{DiskLog, ModuleStore, NodeDir};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, SessionId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
@@ -36,6 +38,7 @@ pub use self::{
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},
+    recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     startup::StartError,
     status::{Condition, Status},
@@ -103,6 +106,8 @@ pub struct Node {
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,
     failed: watch::Sender<Option<Failed>>,
     serving: watch::Sender<bool>,
+    /// Which peer refuses this node, and why, while it doesn't serve: the peer takes part in another history.
+    refused: watch::Sender<Option<String>>,
 }
 
 impl Node {
@@ -177,6 +182,14 @@ impl Node {
     pub fn check_lineage(&self, given: Lineage) -> Result<(), NodeError> {
         let ours = self.lineage()?;
         if given == Lineage(0) || given == ours { Ok(()) } else { Err(NodeError::LineageMismatch { given, ours }) }
+    }
+
+    /// Checks that a session was opened in this history, as far as its id tells.
+    ///
+    /// # Errors
+    /// [`Refusal::LineageMismatch`], or that the node has no history yet.
+    pub fn check_session(&self, session: SessionId) -> Result<(), NodeError> {
+        if session.is_of(self.lineage()?) { Ok(()) } else { Err(Refusal::LineageMismatch.into()) }
     }
 
     /// The primary's name and client address, as far as this node knows.

@@ -31,9 +31,9 @@ use crate::{
 const WAITERS_MAX: usize = 32_768;
 const WAITING_BYTES_MAX: usize = 512 << 20;
 /// The application log's name in the folder.
-const LOG: &str = "log";
+pub(super) const LOG: &str = "log";
 /// The log of a chain's configuration group.
-const GROUP_LOG: &str = "configuration";
+pub(super) const GROUP_LOG: &str = "configuration";
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Why a node doesn't start, or can't go on.
@@ -179,6 +179,7 @@ impl Node {
             stage: watch::Sender::new(Stage::Blank("starting".into())),
             failed: watch::Sender::new(None),
             serving: watch::Sender::new(false),
+            refused: watch::Sender::new(None),
             log: Arc::new(log),
             config,
             seams,
@@ -433,7 +434,7 @@ async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<Answer>>) {
     }
 }
 
-fn memory(member: &Member) -> MemberMemory {
+pub(super) fn memory(member: &Member) -> MemberMemory {
     MemberMemory {
         node: member.node.clone(),
         disk: member.disk,

@@ -9,6 +9,7 @@ mod founding;
 mod group;
 mod log_view;
 mod mesh;
+pub mod offline;
 mod proposals;
 mod wishes;
 
@@ -21,7 +22,7 @@ use replicator_storage::{Log, StorageError};
 use replicator_types::{DiskId, Epoch, LogIndex, Position, codec};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
 };
 
 use self::{
@@ -39,6 +40,8 @@ use crate::transport::{Envelope, Join, JoinAnswer, Peers};
 /// Entries that go to the machine at once, and their bytes, about.
 const APPLY_ENTRIES_MAX: u64 = 1_024;
 const APPLY_BYTES_MAX: usize = 4 << 20;
+/// Messages of peers that may wait for the driver.
+const WIRE_WAITING_MAX: usize = 1_024;
 
 /// Where a disk keeps its promise: durable before it is answered (safety rule 4).
 pub trait PromiseStore: Send + Sync + 'static {
@@ -100,6 +103,7 @@ struct Seen {
 pub struct Chain {
     group: Arc<Majority>,
     inputs: mpsc::UnboundedSender<Input>,
+    wire_permits: Arc<Semaphore>,
     view: watch::Receiver<View>,
     seen: watch::Receiver<Seen>,
     failed: watch::Receiver<Option<String>>,
@@ -154,7 +158,8 @@ impl Chain {
             failed: fail,
         };
         group.spawn(Driver::new(driver).run(incoming, tick));
-        Ok(Self { group: majority, inputs, view: viewed, seen: shown, failed, tick })
+        let wire_permits = Arc::new(Semaphore::new(WIRE_WAITING_MAX));
+        Ok(Self { group: majority, inputs, wire_permits, view: viewed, seen: shown, failed, tick })
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
@@ -287,12 +292,13 @@ impl Strategy for Chain {
         from: DiskId,
         mut payloads: BoxStream<'static, Bytes>,
     ) -> BoxFuture<'static, Result<(), PeerMessageError>> {
-        let inputs = self.inputs.clone();
+        let (inputs, permits) = (self.inputs.clone(), self.wire_permits.clone());
         async move {
             while let Some(payload) = payloads.next().await {
                 let wire = codec::decode::<Wire>(&payload);
                 let wire = wire.map_err(|error| PeerMessageError::Malformed(error.to_string()))?;
-                if inputs.send(Input::Wire(from, wire)).is_err() {
+                let permit = permits.clone().acquire_owned().await.ok();
+                if inputs.send(Input::Wire(from, wire, permit)).is_err() {
                     return Err(PeerMessageError::Stopped("its task has ended".into()));
                 }
             }
