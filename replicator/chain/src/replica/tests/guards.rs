@@ -3,18 +3,6 @@
 use super::*;
 use crate::Role;
 
-fn founders() -> Configuration {
-    configuration(1, &[life(1), life(2), life(3)], None)
-}
-
-fn seal(attempt: u64) -> Message {
-    Message::Seal { configuration: founders(), attempt }
-}
-
-fn promise(epoch: u64, attempt: u64) -> Promise {
-    Promise { epoch: Epoch(epoch), attempt }
-}
-
 fn equalise(promise: Promise, target: Option<Position>, source: u64) -> Message {
     Message::Equalise { promise, target, source: DiskId(source) }
 }

@@ -3,18 +3,6 @@
 use super::*;
 use crate::Role;
 
-fn founders() -> Configuration {
-    configuration(1, &[life(1), life(2), life(3)], None)
-}
-
-fn seal(attempt: u64) -> Message {
-    Message::Seal { configuration: founders(), attempt }
-}
-
-fn promise(epoch: u64, attempt: u64) -> Promise {
-    Promise { epoch: Epoch(epoch), attempt }
-}
-
 fn sealed(attempt: u64, last: Option<Position>) -> Effect {
     send(9, Message::Sealed { promise: promise(1, attempt), life: life(2), last })
 }

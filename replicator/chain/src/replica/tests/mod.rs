@@ -75,6 +75,18 @@ fn configuration(epoch: u64, chain: &[Life], start: Option<Position>) -> Configu
     Configuration { epoch: Epoch(epoch), chain: chain.to_vec(), start }
 }
 
+fn founders() -> Configuration {
+    configuration(1, &[life(1), life(2), life(3)], None)
+}
+
+fn seal(attempt: u64) -> Message {
+    Message::Seal { configuration: founders(), attempt }
+}
+
+fn promise(epoch: u64, attempt: u64) -> Promise {
+    Promise { epoch: Epoch(epoch), attempt }
+}
+
 fn append(epoch: u64, previous: Option<Position>, positions: &[(u64, u64)], commit: Option<Position>) -> Message {
     Message::Append { epoch: Epoch(epoch), previous, entries: entries(positions), commit, barrier: 0 }
 }
