@@ -169,6 +169,14 @@ impl PeerService for PeerApi {
         Ok(Response::new(pb::TransferResponse {}))
     }
 
+    async fn install(&self, request: Request<pb::InstallRequest>) -> Result<Response<pb::InstallResponse>, Status> {
+        let request = request.into_inner();
+        let envelope = envelope(request.envelope)?;
+        let running = self.node.admit(&envelope).await?;
+        let payload = running.strategy.on_install(envelope.from, request.payload).await?;
+        Ok(Response::new(pb::InstallResponse { payload }))
+    }
+
     async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let request = request.into_inner();
         let running = self.node.admit(&envelope(request.envelope)?).await?;

@@ -348,6 +348,15 @@ impl PeerChannel {
         Ok(())
     }
 
+    /// Orders the peer to go on from an image, which it fetches by itself.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn install(&self, envelope: Envelope, payload: Bytes, bound: Duration) -> Result<Bytes, TransportError> {
+        let request = pb::InstallRequest { envelope: Some(envelope.into()), payload };
+        Ok(within(bound, self.client.clone().install(request)).await?.into_inner().payload)
+    }
+
     /// Passes entries to the primary. False: the peer isn't it, and has proposed none of them.
     ///
     /// # Errors
