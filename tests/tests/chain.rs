@@ -226,6 +226,13 @@ fn transfer_under_load_fails_no_request() {
             cluster.replicator(&["member", "transfer", target]).await?.exits(0)?;
             ensure!(whole(&cluster, 3).await?[0] == target, "{:?}", chain(&cluster).await?);
         }
+        // Two operators at once: one after the other.
+        let (one, other) = tokio::join!(
+            cluster.replicator(&["member", "transfer", "n2"]),
+            cluster.replicator(&["member", "transfer", "n3"])
+        );
+        one?.exits(0)?;
+        other?.exits(0)?;
         advance(&loads, 50).await?;
         settle(&cluster, loads).await
     });

@@ -2,7 +2,11 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
 use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash};
@@ -12,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::CHUNK_BYTES;
 use crate::{
-    node::{EnvelopeError, Node},
+    node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
     transport::{Envelope, Hello, Join, cluster_of, split_cluster},
 };
@@ -45,6 +49,29 @@ fn envelope(envelope: Option<pb::Envelope>) -> Result<Envelope, Status> {
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A stream whose first message was let in.
+struct Admitted {
+    from: DiskId,
+    running: Arc<Running>,
+    /// Of all its messages, up to the first that can't be read.
+    payloads: BoxStream<'static, Bytes>,
+}
+
+/// Waits for the first message, whose envelope counts for all; None: there was none.
+async fn admit_stream<M: Send + 'static>(
+    node: &Node,
+    mut messages: Streaming<M>,
+    split: fn(M) -> (Option<pb::Envelope>, Bytes),
+) -> Result<Option<Admitted>, Status> {
+    let Some(first) = messages.message().await? else { return Ok(None) };
+    let (sender, payload) = split(first);
+    let sender = envelope(sender)?;
+    let running = node.admit(&sender).await?;
+    let rest = stream::unfold(messages, async |mut messages| Some((messages.message().await.ok()??, messages)));
+    let rest = rest.map(move |message| split(message).1);
+    Ok(Some(Admitted { from: sender.from, running, payloads: stream::iter([payload]).chain(rest).boxed() }))
+}
 
 #[tonic::async_trait]
 impl PeerService for PeerApi {
@@ -99,24 +126,16 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let mut requests = request.into_inner();
         let node = self.node.clone();
         // The answer's head leaves at once: the sender's first message may wait for it.
         let (answers, outgoing) = mpsc::channel(64);
         tokio::spawn(async move {
-            let admitted = async {
-                let Some(first) = requests.message().await? else { return Ok(None) };
-                let running = node.admit(&envelope(first.envelope)?).await?;
-                Ok::<_, Status>(Some((first.payload, running)))
-            };
-            let (first, running) = match admitted.await {
+            let admitted = admit_stream(&node, request.into_inner(), |message| (message.envelope, message.payload));
+            let Admitted { running, payloads, .. } = match admitted.await {
                 Ok(Some(admitted)) => admitted,
                 Ok(None) => return,
                 Err(status) => return drop(answers.send(Err(status)).await),
             };
-            let rest = requests.take_while(|message| std::future::ready(message.is_ok()));
-            let rest = rest.filter_map(|message| std::future::ready(message.ok().map(|message| message.payload)));
-            let payloads = stream::iter([first]).chain(rest).boxed();
             let mut appended = running.strategy.on_append(payloads);
             while let Some(answer) = appended.next().await {
                 let answer = answer.map(|payload| pb::AppendResponse { payload }).map_err(Status::from);
@@ -134,18 +153,14 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<pb::ChainRequest>>,
     ) -> Result<Response<Self::ChainStream>, Status> {
-        let mut requests = request.into_inner();
         let node = self.node.clone();
         let (ended, outgoing) = mpsc::channel(1);
         tokio::spawn(async move {
             let taken = async {
-                let Some(first) = requests.message().await? else { return Ok(()) };
-                let envelope = envelope(first.envelope)?;
-                let running = node.admit(&envelope).await?;
-                let rest = requests.take_while(|message| std::future::ready(message.is_ok()));
-                let rest = rest.filter_map(|message| std::future::ready(message.ok().map(|message| message.payload)));
-                let payloads = stream::iter([first.payload]).chain(rest).boxed();
-                running.strategy.on_messages(envelope.from, payloads).await?;
+                let admitted = admit_stream(&node, request.into_inner(), |message| (message.envelope, message.payload));
+                if let Some(Admitted { from, running, payloads }) = admitted.await? {
+                    running.strategy.on_messages(from, payloads).await?;
+                }
                 Ok::<_, Status>(())
             };
             if let Err(status) = taken.await {

@@ -1,14 +1,16 @@
 //! The task that owns a node's part in the chain: it feeds the replica and the coordinator, and carries out what they ask for, each
 //! effect before the next event.
 
+mod effects;
+mod telling;
+
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use replicator_chain::{
-    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, Message, Promise, Record, Replica,
-    Role as ChainRole, Wish,
+    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Event, Message, Promise, Record, Replica, Wish,
 };
-use replicator_storage::{Log, Record as LogRecord, StorageError};
+use replicator_storage::Log;
 use replicator_types::{
     DiskId, LogIndex, Position,
     codec::{self, Format},
@@ -25,12 +27,10 @@ use tokio::{
 use super::{
     PromiseStore, Seen, founding::Founding, group, log_view::ReadLog, mesh::Mesh, proposals::Proposals, wishes::Wishes,
 };
-use crate::replication::{Fate, Member, Role, Strategy as _, View, majority::Majority};
+use crate::replication::{Fate, Member, Strategy as _, View, majority::Majority};
 
 /// Inputs handled between two looks at the clock.
 const INPUTS_MAX: usize = 256;
-/// So long without a majority is told of.
-const CUT_OFF_TICKS: u64 = 20;
 /// Ticks between two thoughts about who should lead the group.
 const LEADER_TICKS: u64 = 20;
 
@@ -192,6 +192,7 @@ impl Driver {
 
     fn recorded(&mut self, record: Record) {
         self.record = record.clone();
+        self.settle_wishes();
         if let Some(configuration) = record.configuration.clone() {
             self.replica(Event::Configured { configuration, least_chain: record.least_chain });
         }
@@ -230,6 +231,7 @@ impl Driver {
         }
         self.replica(Event::Tick);
         self.coordinate(CoordinatorEvent::Tick);
+        self.wishes.tick();
         self.repeat_wishes();
         if self.ticks.is_multiple_of(LEADER_TICKS) {
             self.prefer_witness();
@@ -278,13 +280,17 @@ impl Driver {
 
     /// Asks the coordinator for what this node's operators want, until it has come about.
     fn repeat_wishes(&mut self) {
-        let wanted = self.wishes.wanted(self.record.configuration.as_ref(), &self.members);
+        self.settle_wishes();
         if let Some(leader) = self.leader {
-            wanted.into_iter().for_each(|wish| self.send(leader, Wire::Wish(wish)));
+            self.wishes.wanted().for_each(|wish| self.send(leader, Wire::Wish(wish)));
         }
     }
 
-    fn send(&mut self, to: DiskId, wire: Wire) {
+    fn settle_wishes(&mut self) {
+        self.wishes.settle(self.record.configuration.as_ref(), &self.members);
+    }
+
+    fn send(&self, to: DiskId, wire: Wire) {
         if to == self.parts.own {
             // Not now: the event that asked for it is still being carried out.
             let _ = self.parts.inputs.send(Input::Wire(to, wire));
@@ -351,145 +357,5 @@ impl Driver {
         for effect in effects {
             self.carry_out(effect);
         }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
-        let log = self.parts.log.clone();
-        match effect {
-            Effect::AppendLog(entries) => {
-                let last = entries.last().map(|entry| entry.position);
-                let records =
-                    entries.into_iter().map(|entry| LogRecord { position: entry.position, payload: entry.payload });
-                self.wrote(log.append(records.collect(), self.durable(last)));
-            }
-            Effect::TruncateLog(last) => {
-                let cut = log.truncate_after(last).and_then(|()| log.flush(self.durable(last)));
-                self.wrote(cut);
-            }
-            Effect::StorePromise(promise) => {
-                let (promises, inputs) = (self.parts.promises.clone(), self.parts.inputs.clone());
-                tokio::task::spawn_blocking(move || {
-                    let _ = inputs.send(match promises.save(promise) {
-                        Ok(()) => Input::Promised(promise),
-                        Err(error) => Input::Failed(error.to_string()),
-                    });
-                });
-            }
-            Effect::Send { to, message } => self.send(to, Wire::Message(message)),
-            Effect::Committed(position) => drop(self.parts.commit.send_replace(Some(position))),
-            Effect::Accepted { number, last } => self.proposals.accepted(number, last),
-            Effect::Refused { number, reason } => {
-                tracing::debug!(?reason, "refused a proposal");
-                self.proposals.refused(number);
-            }
-            Effect::ReadConfirmed { number, index } => self.answer_read(number, Some(index)),
-            Effect::ReadRefused { number } => self.answer_read(number, None),
-            Effect::Entered(now) => {
-                tracing::info!(epoch = %now.epoch, chain = self.chain_names(&now.chain), "entered the chain");
-                self.proposals.lost_after(now.start, now.epoch);
-            }
-            Effect::Left(now) => {
-                tracing::info!(epoch = %now.epoch, chain = self.chain_names(&now.chain), "is not in the chain");
-                self.proposals.lost_after(now.start, now.epoch);
-            }
-            Effect::Damaged(what) => self.fail(what),
-        }
-    }
-
-    fn wrote(&self, result: Result<(), StorageError>) {
-        if let Err(error) = result {
-            self.fail(error.to_string());
-        }
-    }
-
-    /// Tells the driver when the log is durable up to `last`.
-    fn durable(&self, last: Option<Position>) -> replicator_storage::Durable {
-        let inputs = self.parts.inputs.clone();
-        Box::new(move |result: Result<(), StorageError>| {
-            let _ = inputs.send(match result {
-                Ok(()) => Input::Durable(last),
-                Err(error) => Input::Failed(error.to_string()),
-            });
-        })
-    }
-
-    fn answer_read(&mut self, number: u64, index: Option<LogIndex>) {
-        if let Some(reader) = self.reads.remove(&number) {
-            let _ = reader.send(index);
-        }
-    }
-}
-
-impl Driver {
-    fn chain_names(&self, chain: &[Life]) -> String {
-        let name = |life: &Life| {
-            let member = self.members.iter().find(|member| member.disk == life.disk);
-            member.map_or_else(|| life.disk.to_string(), |member| member.node.clone())
-        };
-        chain.iter().map(name).collect::<Vec<_>>().join(" → ")
-    }
-
-    /// Why the configuration group can decide nothing, if that is so. Judged by who is connected: a group's members remember their last leader
-    /// long after its death.
-    fn group_trouble(&self) -> Option<String> {
-        if self.cut_off_ticks <= CUT_OFF_TICKS {
-            return None;
-        }
-        let away: Vec<&str> = self.voters_away().map(|member| member.node.as_str()).collect();
-        let voters = self.members.iter().filter(|member| member.voter);
-        let (count, witnesses) = (voters.clone().count(), voters.filter(|member| member.witness).count());
-        let help = match witnesses {
-            0 => "; a chain with witnesses (`replicator witness`) outlives more deaths",
-            _ => "",
-        };
-        Some(format!(
-            "no majority of the {count} nodes that decide about the chain can be reached ({} away): it can't be changed, so writes and linearizable reads wait \
-             while a member of it is dead. Start nodes again, until {} of the {count} run{help}",
-            away.join(", "),
-            count / 2 + 1
-        ))
-    }
-
-    fn voters_away(&self) -> impl Iterator<Item = &Member> {
-        let away = |member: &&Member| member.disk != self.parts.own && !self.parts.mesh.is_open(member.disk);
-        self.members.iter().filter(|member| member.voter).filter(away)
-    }
-
-    /// What the coordinator does, or why it can't go on, with names for disks.
-    fn trouble(&self) -> String {
-        let progress = self.parts.coordinator.phase();
-        let told = progress.trouble.or(progress.reason).unwrap_or_default();
-        self.members.iter().fold(told, |told, member| told.replace(&member.disk.to_string(), &member.node))
-    }
-
-    /// Publishes what has changed.
-    fn tell(&mut self) {
-        let standing = self.parts.replica.as_ref().map(Replica::standing);
-        let configuration = self.record.configuration.as_ref();
-        // A witness has no log, but it knows who is in the chain.
-        let (epoch, chain) = match &standing {
-            Some(standing) => (standing.epoch, standing.chain.clone()),
-            None => configuration.map_or_else(Default::default, |now| (now.epoch, now.chain.clone())),
-        };
-        let role = match standing.as_ref().map(|standing| standing.role) {
-            None => Role::Witness,
-            Some(ChainRole::Primary) => Role::Primary,
-            Some(ChainRole::Middle | ChainRole::Tail) => Role::Follower,
-            Some(ChainRole::Sealed) => Role::Candidate,
-            Some(ChainRole::Idle | ChainRole::Learner) => Role::Learner,
-        };
-        let primary = chain.first().map(|life| life.disk);
-        let view = View { role, epoch, primary, members: self.members.clone() };
-        self.parts.view.send_if_modified(|old| {
-            let changed = *old != view;
-            *old = view;
-            changed
-        });
-        let detail = match self.group_trouble() {
-            Some(trouble) => trouble,
-            None if self.leads() => self.trouble(),
-            None => String::new(),
-        };
-        self.parts.seen.send_replace(Seen { standing, epoch, chain, detail, coordinator: self.leader });
     }
 }

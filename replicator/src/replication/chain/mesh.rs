@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Input;
 use crate::{
     replication::Member,
-    transport::{Envelope, Peers},
+    transport::{Envelope, Peers, TransportError},
 };
 
 /// Messages that wait for a connection to take them. What is beyond that is lost, and asked for again.
@@ -26,12 +26,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// Streams to all members but this one.
 pub(super) struct Mesh {
-    pub(super) peers: Peers,
+    peers: Peers,
     /// With this disk as sender; the receiver is filled in.
-    pub(super) envelope: Envelope,
-    pub(super) inputs: UnboundedSender<Input>,
+    envelope: Envelope,
+    inputs: UnboundedSender<Input>,
     /// Between two tries to connect.
-    pub(super) retry: Duration,
+    retry: Duration,
     links: BTreeMap<DiskId, Outgoing>,
 }
 
@@ -112,23 +112,25 @@ impl Keeper {
     async fn keep(self) {
         let mut reached = true; // So that a peer that is away at the start is told of.
         loop {
-            match self.connect(&mut reached).await {
-                Ok(()) => {}
-                Err(error) if reached => {
-                    tracing::warn!(node = self.node, %error, "doesn't answer");
-                    reached = false;
-                }
-                Err(_) => {}
+            let error = self.connect(&mut reached).await;
+            if std::mem::take(&mut reached) {
+                tracing::warn!(node = self.node, %error, "doesn't answer");
             }
             tokio::time::sleep(self.retry).await;
         }
     }
 
-    /// Opens the stream and holds it until it ends.
-    async fn connect(&self, reached: &mut bool) -> Result<(), crate::transport::TransportError> {
-        let channel = self.peers.channel(&self.address)?;
+    /// Opens the stream and holds it until it ends. Returns why it did, or why there is none.
+    async fn connect(&self, reached: &mut bool) -> TransportError {
         let (stream, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
-        let ended = channel.messages(self.envelope, ReceiverStream::new(messages), CONNECT_MAX).await?;
+        let channel = match self.peers.channel(&self.address) {
+            Ok(channel) => channel,
+            Err(error) => return error,
+        };
+        let ended = match channel.messages(self.envelope, ReceiverStream::new(messages), CONNECT_MAX).await {
+            Ok(ended) => ended,
+            Err(error) => return error,
+        };
         if !std::mem::replace(reached, true) {
             tracing::info!(node = self.node, "answers again");
         }
@@ -136,7 +138,7 @@ impl Keeper {
         let _ = self.inputs.send(Input::Connected(self.envelope.to));
         let why = ended.await;
         self.hold(None);
-        Err(why)
+        why
     }
 
     fn hold(&self, stream: Option<mpsc::Sender<Bytes>>) {

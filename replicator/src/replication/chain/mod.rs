@@ -9,6 +9,7 @@ mod founding;
 mod group;
 mod log_view;
 mod mesh;
+pub mod offline;
 mod proposals;
 mod wishes;
 
@@ -83,12 +84,6 @@ pub struct Settings {
     pub least_chain: u32,
     /// Whether this node is a witness.
     pub witness: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { persist_order: PersistOrder::BackupsFirst, least_chain: 1, witness: false }
-    }
 }
 
 /// What the driver shows of itself.
@@ -167,6 +162,11 @@ impl Chain {
         let (answer, answered) = oneshot::channel();
         self.inputs.send(input(answer)).ok()?;
         answered.await.ok()
+    }
+
+    fn wish(&self, wish: Wish) -> BoxFuture<'_, Result<(), String>> {
+        let asked = self.ask(move |done| Input::Wish(wish, done));
+        asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
     }
 }
 
@@ -260,13 +260,11 @@ impl Strategy for Chain {
     }
 
     fn transfer(&self, to: DiskId) -> BoxFuture<'_, Result<(), String>> {
-        let asked = self.ask(move |done| Input::Wish(Wish::Primary(to), done));
-        asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
+        self.wish(Wish::Primary(to))
     }
 
     fn remove(&self, disk: DiskId) -> BoxFuture<'_, Result<(), String>> {
-        let asked = self.ask(move |done| Input::Wish(Wish::Remove(disk), done));
-        asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
+        self.wish(Wish::Remove(disk))
     }
 
     fn join(&self, join: Join) -> BoxFuture<'_, JoinAnswer> {

@@ -24,20 +24,28 @@ impl Wishes {
         self.0.push(Waiting { wish, ticks_left: TICKS, done });
     }
 
-    /// One tick: settles what has come about or taken too long, and returns the rest.
-    pub(super) fn wanted(&mut self, now: Option<&Configuration>, members: &[Member]) -> Vec<Wish> {
-        for mut waiting in std::mem::take(&mut self.0) {
-            if now.is_some_and(|now| is_done(waiting.wish, now, members)) {
-                let _ = waiting.done.send(Ok(()));
-            } else if waiting.ticks_left == 0 {
-                let why = "it did not come about in time; `replicator status` tells what the chain waits for";
-                let _ = waiting.done.send(Err(why.to_owned()));
-            } else if !waiting.done.is_closed() {
-                waiting.ticks_left -= 1;
-                self.0.push(waiting);
-            }
+    /// Answers those that have come about: at once, as what one operator wished another may undo in the next epoch.
+    pub(super) fn settle(&mut self, now: Option<&Configuration>, members: &[Member]) {
+        let Some(now) = now else { return };
+        for waiting in self.0.extract_if(.., |waiting| is_done(waiting.wish, now, members)) {
+            let _ = waiting.done.send(Ok(()));
         }
-        self.0.iter().map(|waiting| waiting.wish).collect()
+    }
+
+    /// One tick: answers those that take too long.
+    pub(super) fn tick(&mut self) {
+        self.0.retain(|waiting| !waiting.done.is_closed());
+        for late in self.0.extract_if(.., |waiting| waiting.ticks_left == 0) {
+            let why = "it did not come about in time; `replicator status` tells what the chain waits for";
+            let _ = late.done.send(Err(why.to_owned()));
+        }
+        for waiting in &mut self.0 {
+            waiting.ticks_left -= 1;
+        }
+    }
+
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Wish> {
+        self.0.iter().map(|waiting| waiting.wish)
     }
 
     pub(super) fn refused(&mut self, wish: Wish, why: &str) {
