@@ -103,7 +103,8 @@ pub(super) fn last_not_above(log: &dyn LogView, bound: Option<Position>) -> Opti
             _ => below = middle + 1,
         }
     }
-    log.position(LogIndex(above.checked_sub(1)?)).filter(|found| found.epoch <= bound.epoch && found.index <= bound.index)
+    log.position(LogIndex(above.checked_sub(1)?))
+        .filter(|found| found.epoch <= bound.epoch && found.index <= bound.index)
 }
 
 /// Whether `entries` continue a log after `previous` in `epoch` or before, as a sender's that obeys the protocol do.
