@@ -10,11 +10,13 @@ use crate::{
     engine::Prepared,
     guest::{Failure, GlobalBits, Guest, HEADER_BYTES},
     halt::Halt,
-    limits::Limits,
+    image::{Head, ImageError},
+    limits::{Limits, PAGE_BYTES},
     memory::MemoryFile,
     outcome::{QueryOutcome, RequestResult, Trap},
     query::View,
     rollback::{Call, Journal},
+    shadow::FrozenMemory,
 };
 
 /// Why the module is called.
@@ -71,7 +73,40 @@ impl Application {
         prepared.info.fits(limits)?;
         let (mut live, file) = Guest::live(&prepared.module, limits)?;
         live.begin(limits, config)?;
-        let journal = Journal::new(&mut live);
+        let journal = Journal::new(&mut live, &file)?;
+        Ok(Self { prepared, limits: limits.clone(), live, file, journal, view: None, traps: 0 })
+    }
+
+    /// Goes on from an image: with the memory's size, the globals and the input's address of its head, and what `fill` writes
+    /// to the memory, which is all zeros.
+    ///
+    /// Nothing of the module runs. What no image of this module says is refused before anything is allocated for it.
+    pub(crate) fn restore(
+        prepared: Arc<Prepared>,
+        head: &Head,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), ImageError>,
+    ) -> Result<Self, ImageError> {
+        let (limits, bytes, globals) = (&head.genesis.limits, head.memory_bytes, &head.globals[..]);
+        prepared.info.fits(limits).map_err(Halt::from)?;
+        let (mut live, file) = Guest::live(&prepared.module, limits)?;
+        let least = live.memory().len();
+        let most = live.memory_bytes_max().unwrap_or(u64::MAX).min(limits.memory_bytes() as u64);
+        if bytes % PAGE_BYTES as u64 != 0 || bytes > most || bytes < least as u64 {
+            return Err(no_image(&format!("a memory of {bytes} bytes; it can have {least} to {most}")));
+        }
+        file.clear(0..least).map_err(|error| Halt::HostMemory(error.to_string()))?; // the module's data segments
+        live.grow_to(usize::try_from(bytes).expect("at most the limit, which was a usize"))?;
+        if globals.len() != live.globals().count() {
+            return Err(no_image(&format!("{} mutable globals", globals.len())));
+        }
+        live.set_globals(globals)?;
+        if !live.globals().eq(globals.iter().copied()) {
+            return Err(no_image("such values in its globals"));
+        }
+        let input = usize::try_from(head.input).ok().filter(|&input| (input as u64) < bytes);
+        input.and_then(|input| live.set_input(input).ok()).ok_or_else(|| no_image("its input there"))?;
+        fill(live.memory_mut())?;
+        let journal = Journal::new(&mut live, &file)?;
         Ok(Self { prepared, limits: limits.clone(), live, file, journal, view: None, traps: 0 })
     }
 
@@ -86,7 +121,9 @@ impl Application {
             Ok(called) => {
                 let call = Call { header, payload: payload.clone(), witness: called.witness };
                 let fuel = self.limits.apply_fuel - called.witness.fuel_left;
-                self.journal.keep(call, fuel, &mut self.live);
+                if self.journal.keep(call, fuel) {
+                    self.journal.renew(&mut self.live, &self.file)?;
+                }
                 Ok(Ok(called.output))
             }
             Err(Failure::Trap(trap)) => {
@@ -100,26 +137,38 @@ impl Application {
 
     #[cold]
     fn roll_back(&mut self) -> Result<(), Halt> {
-        self.view = None;
-        let (copy, calls) = self.journal.parts();
-        let (mut fresh, file) = Guest::live(&self.prepared.module, &self.limits)?;
-        fresh.grow_to(copy.memory.len())?;
-        fresh.memory_mut().copy_from_slice(&copy.memory);
-        fresh.set_globals(&copy.globals)?;
-        fresh.set_input(copy.input).map_err(Halt::Engine)?;
-        for Call { header, payload, witness } in calls {
-            match fresh.apply(header, payload, self.limits.apply_fuel) {
+        self.journal.put_back(&mut self.live, &self.file)?;
+        let (size, grown) = (self.journal.memory_bytes(), self.live.memory().len());
+        if grown > size {
+            self.view = None;
+            self.live = Guest::over(&self.prepared.module, &self.limits, &self.file, size)?;
+            self.file.clear(size..grown).map_err(|error| Halt::HostMemory(error.to_string()))?;
+            self.journal.moved(&self.file);
+        }
+        self.live.set_globals(self.journal.globals())?;
+        self.live.set_input(self.journal.input()).map_err(Halt::Engine)?;
+        for Call { header, payload, witness } in self.journal.calls() {
+            match self.live.apply(header, payload, self.limits.apply_fuel) {
                 Ok(called) if called.witness == *witness => {}
                 Ok(_) | Err(Failure::Trap(_)) => return Err(Halt::RollbackDiffers { index: index_of(header) }),
                 Err(Failure::Halt(halt)) => return Err(halt),
             }
         }
-        (self.live, self.file) = (fresh, file);
-        // So that a burst of traps replays nothing twice.
-        if !self.journal.parts().1.is_empty() {
-            self.journal.renew(&mut self.live);
+        if self.journal.is_long() {
+            self.journal.renew(&mut self.live, &self.file)?;
         }
         Ok(())
+    }
+
+    /// What an image needs of the module: its memory for another thread, its globals, the address of its input.
+    /// Nothing if there is such an image already.
+    pub(crate) fn freeze(&mut self) -> Result<Option<(FrozenMemory, Vec<GlobalBits>, u64)>, Halt> {
+        if self.journal.is_frozen() {
+            return Ok(None);
+        }
+        self.journal.renew(&mut self.live, &self.file)?;
+        let memory = self.journal.freeze();
+        Ok(memory.map(|memory| (memory, self.journal.globals().to_vec(), self.journal.input() as u64)))
     }
 
     /// Answers a query, without any effect.
@@ -159,6 +208,11 @@ impl Application {
     pub(crate) fn globals(&mut self) -> impl Iterator<Item = GlobalBits> {
         self.live.globals()
     }
+}
+
+/// The head of an image says something that no instance of the module has.
+fn no_image(what: &str) -> ImageError {
+    ImageError::Malformed { offset: 0, what: format!("the module can't have {what}") }
 }
 
 fn index_of(header: &[u8; HEADER_BYTES]) -> u64 {
