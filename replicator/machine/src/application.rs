@@ -224,11 +224,13 @@ mod tests {
     use super::*;
     use crate::engine;
 
-    #[test]
-    fn a_replay_that_differs_halts() {
+    fn begun(memory_pages: u32) -> Application {
         let module = wat::parse_str(include_str!("../tests/machine/guest.wat")).unwrap();
-        let limits = Limits { request_bytes: 100, memory_pages: 8, ..Limits::default() };
-        let mut application = Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap();
+        let limits = Limits { request_bytes: 100, memory_pages, ..Limits::default() };
+        Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap()
+    }
+
+    fn call(application: &mut Application, request: &'static [u8]) -> Result<Result<Output, Trap>, Halt> {
         let context = Context {
             kind: Kind::Request,
             index: LogIndex(41),
@@ -237,14 +239,85 @@ mod tests {
             sequence: Sequence(1),
             seed: Seed::default(),
         };
-        let call = |application: &mut Application, request: &'static [u8]| {
-            application.call(&context, &Bytes::from_static(request))
-        };
+        application.call(&context, &Bytes::from_static(request))
+    }
+
+    fn pages(application: &Application) -> usize {
+        let mut ranges = Vec::new();
+        application.file.pages(0..application.file.capacity(), &mut ranges).unwrap();
+        ranges.iter().map(|range| range.len() / 4_096).sum()
+    }
+
+    #[test]
+    fn a_replay_that_differs_halts() {
+        let mut application = begun(8);
         // The header comes back, so another header is another output.
         assert!(call(&mut application, b"h").unwrap().is_ok());
         assert!(call(&mut application, b"u").unwrap().is_err());
         assert!(call(&mut application, b"h").unwrap().is_ok());
         application.journal.corrupt();
         assert!(matches!(call(&mut application, b"u"), Err(Halt::RollbackDiffers { index: 41 })));
+    }
+
+    #[test]
+    fn memory_that_a_trapped_call_grew_is_given_back() {
+        let mut application = begun(8);
+        assert!(call(&mut application, b"c").unwrap().is_ok());
+        let (size, before) = (application.memory().len(), pages(&application));
+        for _ in 0..20 {
+            assert!(call(&mut application, b"g").unwrap().is_err());
+            assert_eq!((application.memory().len(), pages(&application)), (size, before));
+        }
+        assert!(call(&mut application, b"m").unwrap().is_ok(), "and can be had again, all zeros");
+        assert!(application.memory()[size..application.memory().len() - 4].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_rollback_leaves_written_pages_few() {
+        let mut application = begun(8);
+        for _ in 0..3 {
+            assert!(call(&mut application, b"u").unwrap().is_err());
+        }
+        application.journal.put_back(&mut application.live, &application.file).unwrap();
+        let written = application.journal.written();
+        assert!(written.is_none_or(|bytes| bytes == 0), "{written:?} bytes are to be copied after a rollback");
+    }
+
+    #[test]
+    fn a_restored_memory_has_only_the_pages_of_its_image() {
+        let Application { prepared, limits, mut live, .. } = begun(300);
+        let genesis = crate::entry::Genesis {
+            cluster: replicator_types::ClusterId([1; 16]),
+            lineage: replicator_types::Lineage(1),
+            module: prepared.hash,
+            app_config: Bytes::new(),
+            limits,
+            engine: engine::engine_fingerprint(),
+        };
+        let head = Head {
+            position: replicator_types::Position::new(1, 1),
+            digest: replicator_types::Digest(0),
+            genesis,
+            time_us: 0,
+            clock_us: 0,
+            ticked_at_us: 0,
+            memory_bytes: 300 << 16,
+            globals: live.globals().collect(),
+            input: live.input() as u64,
+            sessions: 0,
+            pushes: 0,
+            trimmed: None,
+        };
+        let restored = Application::restore(prepared, &head, |memory| {
+            memory[7 << 16] = 1;
+            Ok(())
+        });
+        let mut restored = restored.unwrap();
+        assert_eq!((restored.memory().len(), pages(&restored)), (300 << 16, 1));
+        assert!(call(&mut restored, b"u").unwrap().is_err());
+        assert!(
+            restored.file.pages(0..1, &mut Vec::new()).is_ok() && pages(&restored) < 8,
+            "nor does a rollback add any"
+        );
     }
 }

@@ -114,7 +114,9 @@ pub enum ImageError {
         what: String,
     },
     /// Its bytes are not those that were written.
-    #[error("the image is damaged: its content hash is {found:032x}, it was written with {written:032x}; fetch it again")]
+    #[error(
+        "the image is damaged: its content hash is {found:032x}, it was written with {written:032x}; fetch it again"
+    )]
     Damaged {
         /// What the image says.
         written: u128,
@@ -197,3 +199,7 @@ const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<Image>();
 };
+
+#[cfg(test)]
+#[path = "image_tests.rs"]
+mod tests;

@@ -1,12 +1,6 @@
 //! Which pages of a mapping have some property: Linux's PAGEMAP_SCAN, from 6.7 on.
 
-use std::{
-    ffi::c_void,
-    ops::Range,
-    os::fd::OwnedFd,
-    ptr,
-    sync::LazyLock,
-};
+use std::{ffi::c_void, ops::Range, os::fd::OwnedFd, ptr, sync::LazyLock};
 
 use rustix::{
     fs::{Mode, OFlags, open},

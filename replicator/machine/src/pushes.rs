@@ -163,13 +163,9 @@ impl RetainedPushes {
     pub(crate) fn hash(&self) -> u64 {
         let mut hasher = Xxh3Default::new();
         let trimmed = self.trimmed.unwrap_or_default();
-        for number in [
-            self.len as u64,
-            self.bytes,
-            u64::from(self.trimmed.is_some()),
-            trimmed.index.0,
-            trimmed.ordinal.into(),
-        ] {
+        for number in
+            [self.len as u64, self.bytes, u64::from(self.trimmed.is_some()), trimmed.index.0, trimmed.ordinal.into()]
+        {
             hasher.update(&number.to_le_bytes());
         }
         for RetainedPush { cursor, push } in self.iter() {
@@ -236,15 +232,20 @@ mod tests {
 
     #[test]
     fn chunks_don_t_show() {
-        let (mut kept, mut plain) = (RetainedPushes::new(200 * (PUSH_OVERHEAD_BYTES + 500)), VecDeque::new());
+        let (mut kept, mut plain) = (RetainedPushes::new(1_000 * (PUSH_OVERHEAD_BYTES + 133)), VecDeque::new());
         for index in 1..3_000 {
             let payload = vec![index as u8; [500, 0, 30, 0][index as usize % 4]];
             let pushes = vec![Push { to: [7; 16], payload: payload.into() }; 1 + index as usize % 3];
             kept.keep(LogIndex(index), &pushes);
-            plain.extend((0u32..).zip(pushes).map(|(ordinal, push)| RetainedPush { cursor: cursor(index, ordinal), push }));
+            plain.extend(
+                (0u32..).zip(pushes).map(|(ordinal, push)| RetainedPush { cursor: cursor(index, ordinal), push }),
+            );
             while plain.len() > kept.len {
                 let trimmed = plain.pop_front().map(|oldest| oldest.cursor);
-                assert_eq!(kept.trimmed.filter(|_| plain.len() == kept.len), trimmed.filter(|_| plain.len() == kept.len));
+                assert_eq!(
+                    kept.trimmed.filter(|_| plain.len() == kept.len),
+                    trimmed.filter(|_| plain.len() == kept.len)
+                );
             }
             assert_eq!(kept.bytes, plain.iter().map(|kept| cost(&kept.push.payload)).sum::<u64>());
             assert!(kept.bytes <= kept.bytes_max && kept.iter().eq(&plain));

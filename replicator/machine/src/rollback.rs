@@ -225,6 +225,14 @@ impl Journal {
         self.shadow.is_frozen()
     }
 
+    /// The bytes that would be copied now, if they can be told.
+    #[cfg(test)]
+    pub(crate) fn written(&mut self) -> Option<usize> {
+        self.ranges.clear();
+        self.tracker.as_mut()?.written(false, &mut self.ranges).ok()?;
+        Some(self.ranges.iter().map(Range::len).sum())
+    }
+
     /// Makes the first call another one than it was, as broken memory of the host would.
     #[cfg(test)]
     pub(crate) fn corrupt(&mut self) {

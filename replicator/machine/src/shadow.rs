@@ -68,7 +68,9 @@ impl Shadow {
         let chunks = self.shared.lock();
         for range in ranges {
             by_chunk(range, |number, piece| match &chunks.chunks[number] {
-                Some(chunk) => memory[piece.clone()].copy_from_slice(&chunk[piece.start % CHUNK_BYTES..][..piece.len()]),
+                Some(chunk) => {
+                    memory[piece.clone()].copy_from_slice(&chunk[piece.start % CHUNK_BYTES..][..piece.len()])
+                }
                 None => memory[piece].fill(0),
             });
         }

@@ -1,5 +1,7 @@
 //! The shadow against plain copies, with a reader anywhere.
 
+use std::slice::from_ref;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -23,7 +25,11 @@ fn page(number: usize) -> Range<usize> {
 #[derive(Debug, Clone)]
 enum Step {
     /// Writes to pages, then the shadow takes them.
-    Write { first: usize, pages: usize, byte: u8 },
+    Write {
+        first: usize,
+        pages: usize,
+        byte: u8,
+    },
     Grow,
     Freeze,
     Read,
@@ -53,7 +59,7 @@ proptest! {
                     let end = (page(first).start + pages * PAGE_BYTES).min(memory.len());
                     let range = page(first).start.min(end)..end;
                     memory[range.clone()].fill(byte);
-                    shadow.take(&memory, &[range]);
+                    shadow.take(&memory, from_ref(&range));
                 }
                 Step::Grow => {
                     memory.resize((memory.len() + CHUNK_BYTES).min(CHUNKS * CHUNK_BYTES), 0);
@@ -84,8 +90,8 @@ proptest! {
             prop_assert!(seen == expected);
         }
         let mut back = vec![9; memory.len()];
-        let whole = [0..memory.len()];
-        shadow.put_back(&mut back, &whole);
+        let whole = 0..memory.len();
+        shadow.put_back(&mut back, from_ref(&whole));
         prop_assert!(back == memory, "and the shadow is what it took");
     }
 }
@@ -93,15 +99,15 @@ proptest! {
 #[test]
 fn only_what_the_reader_has_not_passed_is_set_aside() {
     let (shadow, mut memory) = (Shadow::default(), vec![1; 4 * CHUNK_BYTES]);
-    let whole = [0..memory.len()];
-    shadow.take(&memory, &whole);
+    let whole = 0..memory.len();
+    shadow.take(&memory, from_ref(&whole));
     let mut frozen = shadow.freeze().unwrap();
     assert!(shadow.freeze().is_none() && shadow.is_frozen());
     let mut buffer = [0; CHUNK_BYTES];
     assert_eq!((frozen.next(&mut buffer), frozen.next(&mut buffer)), (Some(0), Some(1)));
     memory.fill(2);
-    shadow.take(&memory, &whole);
-    shadow.take(&memory, &whole);
+    shadow.take(&memory, from_ref(&whole));
+    shadow.take(&memory, from_ref(&whole));
     let aside = |shadow: &Shadow| shadow.shared.lock().frozen.as_ref().map(|held| held.set_aside.len());
     assert_eq!(aside(&shadow), Some(2 * PAGES));
     assert_eq!(frozen.next(&mut buffer), Some(2));

@@ -8,12 +8,7 @@
 //! Where it isn't to be had (an older kernel, a sandbox that forbids the call) there is no tracker, and whoever would
 //! ask it takes every page for written.
 
-use std::{
-    cell::Cell,
-    ops::Range,
-    os::fd::OwnedFd,
-    sync::Once,
-};
+use std::{cell::Cell, ops::Range, os::fd::OwnedFd, sync::Once};
 
 use rustix::{
     io,

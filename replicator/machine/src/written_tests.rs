@@ -42,10 +42,11 @@ impl Drop for Live {
     }
 }
 
-fn pages(tracker: &mut WriteTracker, protect: bool) -> Vec<Range<usize>> {
+/// The first page and the one after the last, of each range.
+fn pages(tracker: &mut WriteTracker, protect: bool) -> Vec<(usize, usize)> {
     let mut ranges = Vec::new();
     tracker.written(protect, &mut ranges).unwrap();
-    ranges.iter().map(|range| range.start / PAGE..range.end / PAGE).collect()
+    ranges.iter().map(|range| (range.start / PAGE, range.end / PAGE)).collect()
 }
 
 fn pipe_into(buffer: &mut [u8]) {
@@ -78,16 +79,16 @@ fn written_pages_are_found_until_they_are_protected_again() {
     bytes[4_095 * PAGE] = 2;
     bytes[0] = 0;
     pipe_into(&mut bytes[100 * PAGE + 5..][..PAGE]); // the kernel's own writes count
-    let expected = [0..1, 6..7, 100..102, 4_095..4_096];
+    let expected = [(0, 1), (6, 7), (100, 102), (4_095, 4_096)];
     assert_eq!(pages(&mut tracker, false), expected);
     assert_eq!(pages(&mut tracker, true), expected);
     assert!(pages(&mut tracker, true).is_empty());
 
     live.bytes(size)[6 * PAGE] = 3;
-    tracker.protect_again(&[6 * PAGE..7 * PAGE]).unwrap();
+    tracker.protect_again(slice::from_ref(&(6 * PAGE..7 * PAGE))).unwrap();
     assert!(pages(&mut tracker, false).is_empty());
     live.bytes(size)[6 * PAGE] = 4;
-    assert_eq!(pages(&mut tracker, false), [6..7]);
+    assert_eq!(pages(&mut tracker, false), [(6, 7)]);
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn a_memory_that_grows_is_tracked_once_that_is_asked_for() {
     tracker.extend_to(32 * PAGE).unwrap();
     assert_eq!(tracker.bytes(), 32 * PAGE);
     live.bytes(32 * PAGE)[15 * PAGE..17 * PAGE].fill(2);
-    assert_eq!(pages(&mut tracker, true), [15..17]);
+    assert_eq!(pages(&mut tracker, true), [(15, 17)]);
 }
 
 #[test]
@@ -111,10 +112,10 @@ fn more_ranges_than_one_scan_finds_are_found() {
     live.bytes(size).fill(1);
     let Some(mut tracker) = WriteTracker::new(live.0, CAPACITY) else { return }; // an older system
     tracker.extend_to(size).unwrap();
-    let scattered: Vec<_> = (0..5 * REGIONS).step_by(2).map(|page| page..page + 1).collect();
-    scattered.iter().for_each(|range| live.bytes(size)[range.start * PAGE] = 2);
+    let scattered: Vec<_> = (0..5 * REGIONS).step_by(2).map(|page| (page, page + 1)).collect();
+    scattered.iter().for_each(|(page, _)| live.bytes(size)[page * PAGE] = 2);
     assert_eq!(pages(&mut tracker, false), scattered);
-    let ranges: Vec<_> = scattered.iter().map(|range| range.start * PAGE..range.end * PAGE).collect();
+    let ranges: Vec<_> = scattered.iter().map(|(start, end)| start * PAGE..end * PAGE).collect();
     tracker.protect_again(&ranges).unwrap();
     assert!(pages(&mut tracker, true).is_empty());
 }

@@ -83,8 +83,10 @@ impl Stored {
         let result = if tag == REPLY {
             RequestResult::Reply(Bytes::copy_from_slice(text))
         } else {
-            let kind = TrapKind::ALL.get(usize::from(tag) - 1).ok_or_else(|| format!("an outcome of the kind {tag}"))?;
-            let message = std::str::from_utf8(text).map_err(|error| format!("a trap's message that is no text: {error}"))?;
+            let kind =
+                TrapKind::ALL.get(usize::from(tag) - 1).ok_or_else(|| format!("an outcome of the kind {tag}"))?;
+            let message =
+                std::str::from_utf8(text).map_err(|error| format!("a trap's message that is no text: {error}"))?;
             RequestResult::Trap(Trap { kind: *kind, message: message.to_owned() })
         };
         Ok(Self { request_hash, result, position, digest })
