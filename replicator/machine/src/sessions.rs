@@ -11,10 +11,14 @@
 //!
 //! Outcomes are kept for at most `session_window` sequences; and the window is full, too, while the kept ones hold
 //! `output_bytes` of replies, so that a session can't fill the memory of all nodes.
+//!
+//! The table is cut into shards, so that a snapshot for an image takes a pointer for each of them and no more. The first
+//! change to a shard that a snapshot still has copies that shard; one that no snapshot has costs nothing.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
 };
 
 use replicator_types::{Digest, Position, Sequence, SessionId};
@@ -25,8 +29,12 @@ use crate::{
     outcome::{Outcome, Refusal, RequestResult},
 };
 
+mod encoding;
+
+pub(crate) use encoding::{MESSAGE_BYTES_MAX, SessionsReading};
+
 /// The outcome of an executed request, and what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Stored {
     request_hash: u128,
     result: RequestResult,
@@ -35,7 +43,7 @@ struct Stored {
 }
 
 /// One session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     ttl_us: u64,
     /// The session clock at which it expires.
@@ -141,52 +149,140 @@ impl Session {
     }
 }
 
+/// Shards of the table. A power of two.
+const SHARDS: usize = 1_024;
+
+type Table = HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>;
+
 /// All open sessions.
 ///
 /// Hashed by id, for speed; whatever depends on an order sorts the ids first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
-    sessions: HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>,
+    /// By [`shard`].
+    shards: Box<[Shard]>,
+    len: usize,
+}
+
+/// A part of the table.
+#[derive(Debug)]
+enum Shard {
+    Owned(Table),
+    /// A snapshot has it, too, or had.
+    Shared(Arc<Table>),
+}
+
+impl Shard {
+    #[inline]
+    fn get(&self) -> &Table {
+        match self {
+            Self::Owned(table) => table,
+            Self::Shared(table) => table,
+        }
+    }
+
+    #[inline]
+    fn get_mut(&mut self) -> &mut Table {
+        if let Self::Shared(_) = self {
+            self.own();
+        }
+        match self {
+            Self::Owned(table) => table,
+            Self::Shared(_) => unreachable!("it was just owned"),
+        }
+    }
+
+    #[cold]
+    fn own(&mut self) {
+        if let Self::Shared(table) = std::mem::replace(self, Self::Owned(Table::default())) {
+            *self = Self::Owned(Arc::unwrap_or_clone(table));
+        }
+    }
+
+    fn share(&mut self) -> Arc<Table> {
+        let shared = match std::mem::replace(self, Self::Owned(Table::default())) {
+            Self::Owned(table) => Arc::new(table),
+            Self::Shared(table) => table,
+        };
+        *self = Self::Shared(Arc::clone(&shared));
+        shared
+    }
+}
+
+/// The shard of an id: by its bytes 12 and 13, high bits first, which hashing uses neither for the place in a table nor
+/// for the mark there. So shards in their order hold ids in the order of their last four bytes.
+#[inline]
+fn shard(id: &SessionId) -> usize {
+    usize::from(u16::from_be_bytes([id.0[12], id.0[13]])) / ((1 << 16) / SHARDS)
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Shard::Owned(Table::default())).collect(), len: 0 }
+    }
 }
 
 impl Sessions {
-    pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 
     pub(crate) fn contains(&self, id: &SessionId) -> bool {
-        self.sessions.contains_key(id)
+        self.shards[shard(id)].get().contains_key(id)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: &SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(id)
+        let shard = &mut self.shards[shard(id)];
+        if let Shard::Shared(table) = shard
+            && !table.contains_key(id)
+        {
+            return None;
+        }
+        shard.get_mut().get_mut(id)
     }
 
     /// Opens a session. The caller made sure that there is none of this id.
     pub(crate) fn open(&mut self, id: SessionId, ttl_us: u64, clock_us: u64) {
         let deadline_us = clock_us.saturating_add(ttl_us);
         let session = Session { ttl_us, deadline_us, floor: 1, outcomes: VecDeque::new(), result_bytes: 0 };
-        let before = self.sessions.insert(id, session);
+        self.insert(id, session);
+    }
+
+    fn insert(&mut self, id: SessionId, session: Session) {
+        let before = self.shards[shard(&id)].get_mut().insert(id, session);
         assert!(before.is_none(), "session {id} was opened twice");
+        self.len += 1;
     }
 
     /// Closes a session, and says whether there was one.
     pub(crate) fn close(&mut self, id: &SessionId) -> bool {
-        self.sessions.remove(id).is_some()
+        let existed = self.contains(id) && self.shards[shard(id)].get_mut().remove(id).is_some();
+        self.len -= usize::from(existed);
+        existed
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
+        self.shards.iter().flat_map(|shard| shard.get())
     }
 
     /// The sessions whose time has come, in the order of their ids.
     pub(crate) fn expired(&self, clock_us: u64) -> Vec<SessionId> {
-        let expired = self.sessions.iter().filter(|(_, session)| session.deadline_us <= clock_us);
+        let expired = self.iter().filter(|(_, session)| session.deadline_us <= clock_us);
         let mut ids: Vec<SessionId> = expired.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
 
+    /// All sessions as they are now, for another thread.
+    pub(crate) fn snapshot(&mut self) -> SessionsSnapshot {
+        let used = self.shards.iter_mut().filter(|shard| !shard.get().is_empty());
+        SessionsSnapshot { shards: used.map(Shard::share).collect(), len: self.len }
+    }
+
     /// The hash of all of it, in the order of ids.
     pub(crate) fn hash(&self) -> u64 {
-        let mut sorted: Vec<_> = self.sessions.iter().collect();
+        let mut sorted: Vec<_> = self.iter().collect();
         sorted.sort_unstable_by_key(|(id, _)| **id);
         let mut hasher = Xxh3Default::new();
         for (id, Session { ttl_us, deadline_us, floor, outcomes, result_bytes }) in sorted {
@@ -207,6 +303,20 @@ impl Sessions {
             }
         }
         hasher.digest()
+    }
+}
+
+/// The session table at one moment.
+#[derive(Debug)]
+pub(crate) struct SessionsSnapshot {
+    /// Those that hold something.
+    shards: Vec<Arc<Table>>,
+    len: usize,
+}
+
+impl SessionsSnapshot {
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 }
 
