@@ -5,6 +5,7 @@
 //! is none, there is no snapshot. Damage is refused with its place; unlike the log's, it loses nothing, as peers have snapshots too.
 
 mod chunk;
+mod flusher;
 mod folder;
 mod manifest;
 mod reader;

@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Claim, Shared, SnapshotManifest, SnapshotPiece, reader::DataFile};
+use super::{Claim, Shared, SnapshotManifest, SnapshotPiece, flusher::Flusher, reader::DataFile};
 use crate::{StorageError, atomic_file, disk_room};
 
 /// The manifest of what is being received.
@@ -28,6 +28,7 @@ pub struct SnapshotReceiver {
     sha256: Sha256,
     /// How many bytes of the data file are here.
     received: u64,
+    flusher: Flusher,
     /// A write failed, so what the file holds is known only after it is read again.
     failed: bool,
     _claim: Claim,
@@ -53,7 +54,8 @@ impl SnapshotReceiver {
         file.set_len(received).map_err(StorageError::io("shorten", &path))?;
         let missing = manifest.data_bytes - received;
         disk_room::require(&store.path, missing.saturating_add(store.options.spare_bytes))?;
-        Ok(Self { store, manifest, file, sha256, received, failed: false, _claim: claim })
+        let flusher = Flusher::start(&file).map_err(StorageError::io("start the thread that flushes", &path))?;
+        Ok(Self { store, manifest, file, sha256, received, flusher, failed: false, _claim: claim })
     }
 
     /// What is received.
@@ -98,6 +100,7 @@ impl SnapshotReceiver {
         }
         self.sha256.update(bytes);
         self.received = end;
+        self.flusher.wrote(bytes.len());
         Ok(())
     }
 
@@ -107,7 +110,7 @@ impl SnapshotReceiver {
     /// [`StorageError::PieceOutOfOrder`] if bytes are missing; what came is kept. [`StorageError::DamagedSnapshot`] if the file isn't the one of the
     /// manifest: then what came is dropped, and receiving begins anew. Others if something can't be written or fsynced.
     pub fn finish(self) -> Result<SnapshotManifest, StorageError> {
-        let Self { store, manifest, file, sha256, received, failed, _claim } = self;
+        let Self { store, manifest, file, sha256, received, mut flusher, failed, _claim } = self;
         let path = store.path.join(IMAGE_FILE);
         if failed || received != manifest.data_bytes {
             return Err(StorageError::PieceOutOfOrder { offset: manifest.data_bytes, wanted: received });
@@ -120,7 +123,7 @@ impl SnapshotReceiver {
                 "what was received has another SHA-256 than its manifest says",
             ));
         }
-        file.sync_all().map_err(StorageError::io("fsync", &path))?;
+        flusher.finish().and_then(|()| file.sync_all()).map_err(StorageError::io("fsync", &path))?;
         store.install(&path, &manifest)?;
         forget(&store.path)?;
         Ok(manifest)

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Claim, Shared, SnapshotInfo, SnapshotManifest,
     chunk::{self, CHUNK_BYTES_MAX, ChunkHeader, FileHeader, HEADER_BYTES},
+    flusher::Flusher,
     manifest,
 };
 use crate::{StorageError, disk_room, node_dir};
@@ -34,6 +35,7 @@ pub struct SnapshotWriter {
     image_bytes: u64,
     data_bytes: u64,
     sha256: Sha256,
+    flusher: Flusher,
     failed: bool,
     finished: bool,
     _claim: Claim,
@@ -49,6 +51,7 @@ impl SnapshotWriter {
         disk_room::require(&store.path, image_bytes_estimate.saturating_add(store.options.spare_bytes))?;
         let path = store.path.join(manifest::unfinished_name(info.position));
         let file = create(&path)?;
+        let flusher = Flusher::start(&file).map_err(StorageError::io("start the thread that flushes", &path))?;
         let chunk_bytes = store.options.chunk_bytes.clamp(1, CHUNK_BYTES_MAX);
         let header = FileHeader { tag: node_dir::random(&path)?, chunk_bytes };
         let mut writer = Self {
@@ -62,6 +65,7 @@ impl SnapshotWriter {
             image_bytes: 0,
             data_bytes: 0,
             sha256: Sha256::new(),
+            flusher,
             failed: false,
             finished: false,
             _claim: claim,
@@ -100,7 +104,8 @@ impl SnapshotWriter {
         }
         let end = ChunkHeader::end(self.header.tag, self.image_bytes).encode(self.header.tag);
         self.store_bytes(&end)?;
-        self.file.sync_all().map_err(StorageError::io("fsync", &self.path))?;
+        let flushed = self.flusher.finish().and_then(|()| self.file.sync_all());
+        flushed.map_err(StorageError::io("fsync", &self.path))?;
         Ok(SnapshotManifest {
             info: self.info.clone(),
             data_version: chunk::VERSION,
@@ -113,19 +118,19 @@ impl SnapshotWriter {
     /// Compresses a chunk and writes it; as it is, if it doesn't get smaller.
     fn write_chunk(&mut self, image: &[u8]) -> Result<(), StorageError> {
         let mut stored = mem::take(&mut self.stored);
-        stored.resize(HEADER_BYTES + lz4_flex::block::get_maximum_output_size(image.len()), 0);
-        let compressed = lz4_flex::block::compress_into(image, &mut stored[HEADER_BYTES..])
+        // It keeps the size of the largest chunk: bytes that are overwritten anyway need no zeros first.
+        let room = HEADER_BYTES + lz4_flex::block::get_maximum_output_size(image.len());
+        stored.resize(room.max(stored.len()), 0);
+        let mut bytes = lz4_flex::block::compress_into(image, &mut stored[HEADER_BYTES..])
             .expect("there is room for the largest output");
-        if compressed < image.len() {
-            stored.truncate(HEADER_BYTES + compressed);
-        } else {
-            stored.truncate(HEADER_BYTES);
-            stored.extend_from_slice(image);
+        if bytes >= image.len() {
+            bytes = image.len();
+            stored[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(image);
         }
-        let tag = self.header.tag;
-        let header = ChunkHeader::of(tag, &stored[HEADER_BYTES..], image.len(), self.image_bytes);
-        stored[..HEADER_BYTES].copy_from_slice(&header.encode(tag));
-        self.store_bytes(&stored)?;
+        let (tag, whole) = (self.header.tag, &mut stored[..HEADER_BYTES + bytes]);
+        let header = ChunkHeader::of(tag, &whole[HEADER_BYTES..], image.len(), self.image_bytes);
+        whole[..HEADER_BYTES].copy_from_slice(&header.encode(tag));
+        self.store_bytes(whole)?;
         self.stored = stored;
         self.image_bytes += image.len() as u64;
         Ok(())
@@ -134,6 +139,7 @@ impl SnapshotWriter {
     fn store_bytes(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.sha256.update(bytes);
         self.data_bytes += bytes.len() as u64;
+        self.flusher.wrote(bytes.len());
         let written = self.file.write_all(bytes).map_err(StorageError::io("write", &self.path));
         written.map_err(|error| self.full_or(error))
     }
