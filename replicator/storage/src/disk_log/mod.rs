@@ -6,7 +6,9 @@
 //! ([`scanner`], [`tear`]) by a durable watermark ([`watermark`]). Why it is our own: `docs/adr/0012-own-log.md`.
 
 mod block_file;
+mod dump;
 mod index;
+mod inspect;
 mod open;
 mod options;
 mod preparation;
@@ -19,6 +21,7 @@ mod segment;
 mod segment_writer;
 mod state;
 mod tear;
+mod walk;
 mod watermark;
 mod window;
 mod writer;
@@ -32,8 +35,11 @@ use std::{
 
 use replicator_types::{LogIndex, Position};
 
+pub(crate) use self::inspect::{inspect, is_log};
 use self::writer::Shared;
 pub use self::{
+    dump::{LogDump, LoggedRecord, RecordKind},
+    inspect::{LogReport, SegmentReport},
     options::{DiskLogOptions, OpenReport},
     tear::TornTail,
     writer::FlushCheck,

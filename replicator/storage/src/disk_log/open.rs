@@ -23,7 +23,7 @@ impl DiskLog {
     /// version of replicator wrote it. Then nothing is changed.
     pub fn open(dir: &NodeDir, name: &str, options: DiskLogOptions) -> Result<(Self, OpenReport), StorageError> {
         let path = dir.path().join(name);
-        let claim = dir.claim_log(name)?;
+        let claim = dir.claim(name)?;
         let (tag, created) = known_or_made(dir, name, &path)?;
         let (mut watermark, found) = WatermarkFile::open(&path, tag)?;
         let scan = Scan::read(&path, tag, found.watermark)?;

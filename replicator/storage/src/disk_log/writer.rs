@@ -18,7 +18,7 @@ use super::{
     state::{Batch, State},
     watermark::{Watermark, WatermarkFile},
 };
-use crate::{Durable, StorageError, atomic_file, node_dir::LogClaim};
+use crate::{Durable, StorageError, atomic_file, node_dir::Claim};
 
 /// What may be appended and not be taken by the writer yet; appenders wait beyond that.
 const PENDING_BYTES_MAX: usize = 64 << 20;
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     check: Option<FlushCheck>,
     cache_bytes_max: usize,
     /// Held until the writer, too, is gone.
-    _claim: LogClaim,
+    _claim: Claim,
 }
 
 impl Shared {
@@ -46,7 +46,7 @@ impl Shared {
         state: State,
         check: Option<FlushCheck>,
         cache_bytes_max: usize,
-        claim: LogClaim,
+        claim: Claim,
     ) -> Self {
         let (state, work, room) = (Mutex::new(state), Condvar::new(), Condvar::new());
         Self { dir, state, work, room, check, cache_bytes_max, _claim: claim }
