@@ -13,6 +13,7 @@ mod journal;
 mod member;
 mod node;
 mod output;
+mod restart;
 mod shape;
 mod status;
 mod torture;

@@ -9,7 +9,8 @@ use futures::{
 };
 use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
-use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash};
+use replicator_storage::SnapshotPiece;
+use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash, Position, codec};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -218,6 +219,29 @@ impl PeerService for PeerApi {
         let pushes = request.pushes.into_iter().map(pushed).collect::<Result<_, _>>()?;
         self.node.on_deliver(pushes).await?;
         Ok(Response::new(pb::DeliverResponse {}))
+    }
+
+    type FetchImageStream = Answers<pb::FetchImageResponse>;
+
+    async fn fetch_image(
+        &self,
+        request: Request<pb::FetchImageRequest>,
+    ) -> Result<Response<Self::FetchImageStream>, Status> {
+        let pb::FetchImageRequest { envelope: sender, epoch, log_index, known_manifest, offset } = request.into_inner();
+        self.node.admit(&envelope(sender)?).await?;
+        let at_least = Position::new(epoch, log_index);
+        let served = self.node.serve_image(at_least, &known_manifest, offset).await;
+        let served = served.map_err(|error| Status::internal(error.to_string()))?;
+        let served = served.ok_or_else(|| Status::not_found(format!("no image of {at_least} here")))?;
+        let manifest = codec::encode(served.manifest()).into();
+        let first = pb::FetchImageResponse { manifest, ..pb::FetchImageResponse::default() };
+        let pieces = stream::try_unfold(served, async |mut served| {
+            let piece = served.next().await.map_err(|error| Status::internal(error.to_string()))?;
+            Ok(piece.map(|SnapshotPiece { offset, bytes, checksum }| {
+                (pb::FetchImageResponse { manifest: Bytes::new(), offset, piece: bytes, checksum }, served)
+            }))
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

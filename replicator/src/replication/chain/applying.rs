@@ -59,10 +59,11 @@ impl Applying {
         let records = self.log.read(self.next, to, BYTES_MAX).map_err(|error| error.to_string())?;
         if records.first().is_none_or(|first| first.position.index != self.next) {
             // The log may have begun to go on from an image meanwhile.
-            return match self.log.ends().purged.filter(|purged| purged.index >= self.next) {
-                Some(_) => Ok(tokio::task::yield_now().await),
-                None => Err(format!("the committed entry {} is not in the log", self.next)),
-            };
+            if self.log.ends().purged.is_none_or(|purged| purged.index < self.next) {
+                return Err(format!("the committed entry {} is not in the log", self.next));
+            }
+            tokio::task::yield_now().await;
+            return Ok(());
         }
         self.next = LogIndex(self.next.0 + records.len() as u64);
         let batch: Vec<Committed> = records.into_iter().map(|r| (r.position, Some(r.payload))).collect();

@@ -25,7 +25,8 @@ use tokio::{
 };
 
 use super::{
-    applying::Committable, PromiseStore, Seen, founding::Founding, group, log_view::ReadLog, mesh::Mesh, proposals::Proposals, wishes::Wishes,
+    PromiseStore, Seen, applying::Committable, founding::Founding, group, log_view::ReadLog, mesh::Mesh,
+    proposals::Proposals, wishes::Wishes,
 };
 use crate::replication::{Fate, Images, Member, Strategy as _, View, majority::Majority};
 
