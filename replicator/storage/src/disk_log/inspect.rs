@@ -245,6 +245,8 @@ impl Inspector {
         let mut walk = Walk::new(Window::open(&file.path)?, self.tag, start);
         let mut replay = ends.map(Replay::begin);
         let mut gaps = Vec::new();
+        // What the records behind the first gap say.
+        let (mut later_records, mut later_durable_end) = (0, 0);
         while let Some(step) = walk.next()? {
             match step {
                 Step::Gap { at, to } => {
@@ -254,6 +256,10 @@ impl Inspector {
                 Step::Record { at, offset, bytes, record } => {
                     segment.records += 1;
                     segment.record_bytes += bytes;
+                    if !gaps.is_empty() {
+                        later_records += 1;
+                        later_durable_end = record.durable_end.max(later_durable_end);
+                    }
                     self.report.note(segment, record.change);
                     if let Some(Err(what)) = replay.as_mut().map(|replay| replay.apply(&record, offset)) {
                         replay = None;
@@ -262,15 +268,19 @@ impl Inspector {
                 }
             }
         }
-        // Above the watermark, and with nothing behind it, it is the torn tail, unless the scanner says otherwise.
-        let last = gaps.last().copied();
+        let Some(&(torn_at, _)) = gaps.first().filter(|_| self.refused) else {
+            return Ok(replay.map(|replay| (walk.offset(walk.at()), replay.ends)));
+        };
+        // The scanner found something somewhere, and stopped there; this may still be a torn tail.
+        let torn_offset = walk.offset(torn_at);
+        if !later_header && torn_offset >= self.watermark.end && later_durable_end <= torn_offset {
+            let bytes = walk.written_end() - torn_at;
+            let tail = TornTail { file: file.path.clone(), offset: torn_at, bytes, records: later_records };
+            self.report.torn_tail.get_or_insert(tail);
+            return Ok(None);
+        }
         for (at, to) in gaps {
-            let tail = !later_header && Some((at, to)) == last && to >= walk.at();
-            if !tail || (walk.offset(at) < self.watermark.end && self.refused) {
-                let what = format!("{} bytes from here on can't be read, and records after them can", to - at);
-                let what = if tail { format!("{} durable bytes from here on can't be read", to - at) } else { what };
-                self.damage(&file.path, Some(at), what);
-            }
+            self.damage(&file.path, Some(at), format!("{} bytes from here on can't be read", to - at));
         }
         Ok(replay.map(|replay| (walk.offset(walk.at()), replay.ends)))
     }

@@ -19,6 +19,8 @@ pub(crate) struct Walk {
     start: u64,
     /// The byte of the file at which to go on.
     at: u64,
+    /// Where what was read so far ends.
+    written_end: u64,
 }
 
 /// What is next in a segment.
@@ -40,12 +42,17 @@ pub(crate) enum Step<'a> {
 
 impl Walk {
     pub(crate) fn new(window: Window, tag: LogTag, start: u64) -> Self {
-        Self { window, tag, start, at: SEGMENT_HEADER_BYTES }
+        Self { window, tag, start, at: SEGMENT_HEADER_BYTES, written_end: SEGMENT_HEADER_BYTES }
     }
 
     /// The byte of the file up to which it was read; where the records end, after the last step.
     pub(crate) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// The end of the last byte so far that was a record's or no record and not zero.
+    pub(crate) fn written_end(&self) -> u64 {
+        self.written_end
     }
 
     pub(crate) fn window(&self) -> &Window {
@@ -62,6 +69,7 @@ impl Walk {
         let at = self.at;
         if let Some(bytes) = self.whole_record(at)? {
             self.at += bytes;
+            self.written_end = self.at;
             let (tag, offset) = (self.tag, self.offset(at));
             let record = record::decode(self.window.read(at, bytes as usize)?, tag, offset);
             let record = record.expect("it was whole a moment ago, and the window holds it still");
@@ -73,7 +81,8 @@ impl Walk {
             to += ALIGNMENT as u64;
         }
         self.at = to;
-        Ok(Some(Step::Gap { at, to: to.min(written_end) }))
+        self.written_end = to.min(written_end);
+        Ok(Some(Step::Gap { at, to: self.written_end }))
     }
 
     /// The size of the whole record at this byte of the file, if there is one.

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as its tests do")]
 
+mod crashed;
 mod damage;
+mod damage_files;
+mod damage_tail;
 mod files;
 mod flush;
 mod full;
@@ -10,6 +13,7 @@ mod image_damage;
 mod image_kill;
 mod image_transfer;
 mod images;
+mod inspect;
 mod kill;
 mod model;
 mod scratch;
