@@ -110,6 +110,16 @@ impl NodeDir {
         Ok(NodeReport { path: path.to_owned(), meta, logs, modules, snapshots, unreadable })
     }
 
+    /// The meta file of a stopped node's folder.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] if a node runs there; [`StorageError::Damaged`] if the file is damaged or missing.
+    pub fn verify_meta(path: impl AsRef<Path>) -> Result<Meta, StorageError> {
+        let path = path.as_ref();
+        let _lock = DirLock::observe(path)?;
+        read_meta(path)
+    }
+
     /// The records of the log called `log` in a stopped node's folder: those of entries from `from` on, and what cuts there.
     ///
     /// # Errors
