@@ -193,7 +193,7 @@ impl Ahead {
     }
 
     /// Takes the segment, or makes it now; `before` is the size of the one before it. The capacity returned has room for `need` bytes
-    /// of records. Where there is no room for a segment of the usual size, a small one does.
+    /// of records. Where there is no room for a segment of the usual size, a smaller one does.
     ///
     /// # Errors
     /// [`StorageError::Full`] if there is no room even for that: nothing has changed, and it may be tried again. Else the log can't go on.
@@ -214,11 +214,13 @@ impl Ahead {
             _ => {}
         }
         let usual = self.maker.capacity_after(before).max(need);
-        let small = self.maker.capacity_after(None).max(need);
-        let mut made = self.maker.make(sequence, usual, &Pace::hurried()).map(|()| usual);
-        if small < usual && matches!(made, Err(StorageError::Full { .. })) {
-            made = self.maker.make(sequence, small, &Pace::hurried()).map(|()| small);
+        let mut capacity = usual;
+        let mut made = self.maker.make(sequence, capacity, &Pace::hurried());
+        while capacity > need && matches!(made, Err(StorageError::Full { .. })) {
+            capacity = (capacity / 4).next_multiple_of(SEGMENT_HEADER_BYTES).max(need);
+            made = self.maker.make(sequence, capacity, &Pace::hurried());
         }
+        let made = made.map(|()| capacity);
         if made.is_ok() {
             self.maker.gauge.taken();
         }

@@ -184,7 +184,7 @@ fn a_small_disk_is_filled_and_emptied_and_nothing_is_lost() {
     while log.room().open {
         append(&log, vec![entry()]);
     }
-    // What was in flight when it closed.
+    // What was in flight when it closed: two thirds of the reserve, as segments have headers and ends that no entry fits in.
     for _ in 0..32 {
         append(&log, vec![entry()]);
     }
