@@ -22,7 +22,7 @@ pub use disk_log::{
     TornTail,
 };
 pub use error::StorageError;
-pub use log::{Durable, Log, LogEnds, Record};
+pub use log::{Durable, Log, LogEnds, LogRoom, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
 pub use node_dir::{NodeDir, restrict_umask};

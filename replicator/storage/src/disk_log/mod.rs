@@ -16,6 +16,7 @@ mod reader;
 mod record;
 mod repair;
 mod replay;
+mod room;
 mod scanner;
 mod segment;
 mod segment_writer;
@@ -44,7 +45,7 @@ pub use self::{
     tear::TornTail,
     writer::FlushCheck,
 };
-use crate::{Durable, Log, LogEnds, Record, StorageError};
+use crate::{Durable, Log, LogEnds, LogRoom, Record, StorageError, disk_room};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
@@ -52,6 +53,7 @@ pub struct DiskLog {
     /// None only while the log is dropped.
     writer: Option<JoinHandle<()>>,
     record_bytes_max: usize,
+    reserve_bytes: u64,
 }
 
 impl fmt::Debug for DiskLog {
@@ -64,6 +66,19 @@ impl Log for DiskLog {
     fn ends(&self) -> LogEnds {
         let state = self.shared.lock();
         LogEnds { purged: state.ends.purged, last: state.ends.last, durable: state.durable }
+    }
+
+    fn room(&self) -> LogRoom {
+        let (pending, stalled) = {
+            let state = self.shared.lock();
+            (state.pending.len() as u64, state.stalled)
+        };
+        let gauge = &self.shared.gauge;
+        let reserved_bytes = gauge.reserved_bytes().saturating_sub(pending);
+        // A file system that doesn't say is one that has room until it refuses.
+        let free_bytes = disk_room::free_bytes(&self.shared.dir).unwrap_or(u64::MAX);
+        let enough = reserved_bytes.saturating_add(free_bytes) >= self.reserve_bytes;
+        LogRoom { open: enough && !stalled && !gauge.is_starved(), stalled, reserved_bytes, free_bytes }
     }
 
     fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError> {

@@ -174,7 +174,7 @@ impl SnapshotStore {
         folder::remove(&self.shared.path, position)
     }
 
-    /// Removes all but the newest `kept` snapshots whose manifests are whole, and the damaged ones among those it removes; durable on
+    /// Removes all but the newest `kept` snapshots (at least one) whose manifests are whole, and the damaged ones among those it removes; durable on
     /// return. Returns what was removed, the oldest first.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl SnapshotStore {
         let _changing = self.shared.changing();
         let entries = folder::entries(&self.shared.path)?;
         let whole = entries.iter().rev().filter(|entry| entry.manifest.is_ok()).map(|entry| entry.position);
-        let Some(from) = whole.take(kept).last() else { return Ok(Vec::new()) };
+        let Some(from) = whole.take(kept.max(1)).last() else { return Ok(Vec::new()) };
         let old: Vec<_> = entries.iter().map(|entry| entry.position).filter(|position| *position < from).collect();
         for position in &old {
             folder::remove(&self.shared.path, *position)?;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as its tests do")]
 
+mod compaction;
 mod crashed;
 mod damage;
 mod damage_files;
