@@ -111,7 +111,9 @@ impl RetainedPushes {
         self.bytes += cost;
         self.open_bytes += cost;
         if self.open.len() >= CHUNK_PUSHES || self.open_bytes >= CHUNK_BYTES {
-            self.chunks.push_back(Arc::new(std::mem::take(&mut self.open)));
+            // The next one will be about as long.
+            let next = Vec::with_capacity(self.open.len());
+            self.chunks.push_back(Arc::new(std::mem::replace(&mut self.open, next)));
             self.open_bytes = 0;
         }
     }

@@ -14,8 +14,8 @@
 //! copy the whole memory (100 ms for each GiB).
 //!
 //! **What others wait for one trap**: at most the replay of [`CALLS_MAX`] calls, which burned at most [`FUEL_MAX`] and what
-//! one more call may burn; and 2 µs for each page that these calls and the trapped one wrote. Measured at 512 MiB, after
-//! many requests that each wrote to a page at random: 11 ms.
+//! one more call may burn; and 2 µs for each page that these calls and the trapped one wrote. Measured after many requests:
+//! 11 ms at 512 MiB, where each wrote to a page at random; 25 ms where each was a message of chat.
 //! **A burst of traps** is no worse: the calls that one rollback replays are in the next one's copy as soon as they are
 //! more than a few ([`REPLAY_CALLS`], [`REPLAY_FUEL`]), so each further trap costs one or two looks through the page table
 //! and the pages of a few calls: 0.05 ms at 64 MiB and 0.2 ms at 512 MiB. One that comes after `memory.grow` costs a new
@@ -35,13 +35,13 @@ use crate::{
 
 /// A new copy is due when the calls since the last one hold more bytes than this.
 const BYTES_MAX: usize = 8 << 20;
-/// Or when they have burned this much fuel, about 10 ms' worth.
-const FUEL_MAX: u64 = 1 << 23;
+/// Or when they have burned this much fuel: 25 to 70 ms' worth, about as much as a single call may by default.
+const FUEL_MAX: u64 = 1 << 26;
 /// Or when there are more of them than a number between these: fewer if they write many pages, so that a copy takes some
 /// milliseconds at most; more if they write few, so that it is worth the look through the page table.
 const CALLS_MIN: usize = 1 << 10;
 /// See [`CALLS_MIN`].
-const CALLS_MAX: usize = 1 << 14;
+const CALLS_MAX: usize = 1 << 15;
 /// The pages that a copy should have to take, at least and at most.
 const PAGES_AIMED: Range<usize> = 512..4_096;
 
@@ -96,7 +96,7 @@ impl Journal {
             calls: Vec::new(),
             bytes: 0,
             fuel: 0,
-            calls_max: CALLS_MAX / 4,
+            calls_max: CALLS_MAX / 8,
             ranges: Vec::new(),
         };
         journal.renew(guest, file)?;
