@@ -172,13 +172,6 @@ impl MemoryFile {
     }
 }
 
-/// Makes the pages under `bytes` exist, all at once, which takes a third of the time of one fault for each.
-pub(crate) fn populate(bytes: &mut [u8]) {
-    // SAFETY: it changes no contents. An older kernel refuses it, and so does one with pages that `bytes` don't fit: then
-    // the pages come with the first writes.
-    let _ = unsafe { madvise(bytes.as_mut_ptr().cast(), bytes.len(), Advice::LinuxPopulateWrite) };
-}
-
 /// Keeps the kernel from mapping a live memory by huge pages: which were written is to be known by small ones.
 ///
 /// # Safety

@@ -43,7 +43,7 @@ const CALLS_MIN: usize = 1 << 10;
 /// See [`CALLS_MIN`].
 const CALLS_MAX: usize = 1 << 15;
 /// The pages that a copy should have to take, at least and at most.
-const PAGES_AIMED: Range<usize> = 512..4_096;
+const PAGES_AIMED: Range<usize> = 1_536..4_096;
 
 /// The same, where a copy takes the whole memory: more bytes than this, and than the memory.
 const WHOLE_BYTES_MIN: usize = 8 << 20;

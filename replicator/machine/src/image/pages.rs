@@ -8,10 +8,7 @@ use super::{
     ImageError,
     frames::{FrameReader, FrameWriter, Kind},
 };
-use crate::{
-    memory::populate,
-    shadow::{CHUNK_BYTES, FrozenMemory, PAGE_BYTES, is_zero},
-};
+use crate::shadow::{CHUNK_BYTES, FrozenMemory, PAGE_BYTES, is_zero};
 
 /// Pages of a run, at most.
 const RUN_PAGES: usize = 256;
@@ -63,7 +60,6 @@ pub(super) fn read(
         }
         let run = memory.get_mut(first * PAGE_BYTES..(first + pages) * PAGE_BYTES);
         let run = run.ok_or_else(|| frames.malformed(format!("page {first} and so on, beyond the memory")))?;
-        populate(run);
         frames.exact(run)?;
         if let Some(zero) = run.chunks_exact(PAGE_BYTES).position(is_zero) {
             return Err(frames.malformed(format!("page {} is there, and zero", first + zero)));
