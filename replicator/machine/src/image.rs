@@ -181,7 +181,8 @@ impl Image {
     /// # Errors
     /// The first error of `out`.
     pub fn write_to(self, out: &mut dyn io::Write) -> io::Result<ImageSummary> {
-        let Self { head, sessions, pushes, memory } = self;
+        // The memory goes last, however this ends: once it is gone there may be another image.
+        let Self { memory, pushes, sessions, head } = self;
         let mut frames = FrameWriter::new(out)?;
         frames.record(Kind::Head, |bytes| bytes.extend_from_slice(&replicator_types::codec::encode(&head)))?;
         // First, as the machine copies what changes in it as long as this has it.

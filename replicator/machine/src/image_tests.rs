@@ -106,7 +106,7 @@ fn push(index: u64, bytes: usize) -> Vec<u8> {
 #[test]
 fn what_a_machine_could_have_written_is_taken() {
     let head = with(|head| (head.sessions, head.pushes, head.memory_bytes) = (2, 2, 258 << 16));
-    let sessions = [session(3, 1, 2), outcome(0, &[7; 100]), outcome(10, b"too large"), session(4, 9, 0)].concat();
+    let sessions = [session(3, 1, 2), outcome(0, &[7; 99]), outcome(10, b"too large"), session(4, 9, 0)].concat();
     let pushes = [push(1, 100), push(2, 72)].concat();
     let pages = [run(0, 1, 1), run(255, 1, 1), run(256, 256, 2), run(512, 1, 3), run(4_127, 1, 4)];
     let machine = read(&forged(&head, &[vec![(2, sessions), (3, pushes)], pages.to_vec()].concat()));

@@ -3,8 +3,8 @@
 //! They are replicated state: which are kept follows from the entries and the limits alone, so a cursor resumes at any
 //! replica. A push leaves when newer ones need its room; a cursor before the newest one that left has expired.
 //!
-//! They lie in chunks that never change once they are full, so that a snapshot for an image takes a pointer for each and
-//! a copy of the last. A chunk leaves memory with its last push: until then up to 64 KiB and one push more are held.
+//! They lie in chunks, which nobody adds to once they are full, so that a snapshot for an image takes a pointer for each and
+//! a copy of the last.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -71,7 +71,7 @@ pub(crate) struct RetainedPushes {
     /// The newest, in a chunk that isn't full.
     open: Vec<RetainedPush>,
     open_bytes: u64,
-    /// How many of the oldest chunk have left. Invariant: fewer than it has, or it is empty.
+    /// How many of the oldest chunk have left; their payloads may be gone. Invariant: fewer than it has, or it is empty.
     left: usize,
     len: usize,
     bytes: u64,
@@ -111,16 +111,24 @@ impl RetainedPushes {
         self.bytes += cost;
         self.open_bytes += cost;
         if self.open.len() >= CHUNK_PUSHES || self.open_bytes >= CHUNK_BYTES {
-            self.chunks.push_back(Arc::new(std::mem::take(&mut self.open)));
+            // The next one will be about as long.
+            let next = Vec::with_capacity(self.open.len());
+            self.chunks.push_back(Arc::new(std::mem::replace(&mut self.open, next)));
             self.open_bytes = 0;
         }
     }
 
     fn drop_oldest(&mut self) {
+        // At once, if no snapshot has it: one allocation goes for each that comes, which is what allocators are quick at.
+        let own = match self.chunks.front_mut() {
+            None => Some(&mut self.open),
+            Some(chunk) => Arc::get_mut(chunk),
+        };
+        let payload = own.map(|own| std::mem::take(&mut own[self.left].push.payload));
         let oldest = self.chunks.front().map_or(&self.open, |chunk| &**chunk);
-        let push = oldest.get(self.left).expect("bytes are the sum over the pushes, so there is one");
-        self.bytes -= cost(&push.push.payload);
-        self.trimmed = Some(push.cursor);
+        let RetainedPush { cursor, push } = &oldest[self.left];
+        self.bytes -= cost(payload.as_ref().unwrap_or(&push.payload));
+        self.trimmed = Some(*cursor);
         self.len -= 1;
         self.left += 1;
         if self.left == oldest.len() {

@@ -12,11 +12,11 @@
 //! Outcomes are kept for at most `session_window` sequences; and the window is full, too, while the kept ones hold
 //! `output_bytes` of replies, so that a session can't fill the memory of all nodes.
 //!
-//! The table is cut into shards, so that a snapshot for an image takes a pointer for each of them and no more. The first
-//! change to a shard that a snapshot still has copies that shard; one that no snapshot has costs nothing.
+//! A snapshot for an image takes the table as a whole, at no cost. As long as that lives, sessions that change are copied
+//! into a layer above, one by one; once it is gone the layer is merged, a few sessions at each access.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
 };
@@ -149,76 +149,34 @@ impl Session {
     }
 }
 
-/// Shards of the table. A power of two.
-const SHARDS: usize = 1_024;
-
 type Table = HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>;
+
+/// Sessions that are merged at one access, so that no entry waits for all of them.
+const MERGED_AT_ONCE: usize = 64;
 
 /// All open sessions.
 ///
 /// Hashed by id, for speed; whatever depends on an order sorts the ids first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    /// By [`shard`].
-    shards: Box<[Shard]>,
+    /// What no snapshot has. As long as there are layers: what is new since.
+    table: Table,
+    layers: Option<Box<Layers>>,
     len: usize,
 }
 
-/// A part of the table.
+/// What is below the table while a snapshot lives.
 #[derive(Debug)]
-enum Shard {
-    Owned(Table),
-    /// A snapshot has it, too, or had.
-    Shared(Arc<Table>),
+struct Layers {
+    /// What the snapshot has, too.
+    base: Arc<Table>,
+    /// Ids in the base that don't count: they are in the table above, or closed.
+    gone: HashSet<SessionId, BuildHasherDefault<IdHasher>>,
 }
 
-impl Shard {
-    #[inline]
-    fn get(&self) -> &Table {
-        match self {
-            Self::Owned(table) => table,
-            Self::Shared(table) => table,
-        }
-    }
-
-    #[inline]
-    fn get_mut(&mut self) -> &mut Table {
-        if let Self::Shared(_) = self {
-            self.own();
-        }
-        match self {
-            Self::Owned(table) => table,
-            Self::Shared(_) => unreachable!("it was just owned"),
-        }
-    }
-
-    #[cold]
-    fn own(&mut self) {
-        if let Self::Shared(table) = std::mem::replace(self, Self::Owned(Table::default())) {
-            *self = Self::Owned(Arc::unwrap_or_clone(table));
-        }
-    }
-
-    fn share(&mut self) -> Arc<Table> {
-        let shared = match std::mem::replace(self, Self::Owned(Table::default())) {
-            Self::Owned(table) => Arc::new(table),
-            Self::Shared(table) => table,
-        };
-        *self = Self::Shared(Arc::clone(&shared));
-        shared
-    }
-}
-
-/// The shard of an id: by its bytes 12 and 13, high bits first, which hashing uses neither for the place in a table nor
-/// for the mark there. So shards in their order hold ids in the order of their last four bytes.
-#[inline]
-fn shard(id: &SessionId) -> usize {
-    usize::from(u16::from_be_bytes([id.0[12], id.0[13]])) / ((1 << 16) / SHARDS)
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::Owned(Table::default())).collect(), len: 0 }
+impl Layers {
+    fn get(&self, id: &SessionId) -> Option<&Session> {
+        self.base.get(id).filter(|_| !self.gone.contains(id))
     }
 }
 
@@ -228,18 +186,46 @@ impl Sessions {
     }
 
     pub(crate) fn contains(&self, id: &SessionId) -> bool {
-        self.shards[shard(id)].get().contains_key(id)
+        self.table.contains_key(id) || self.layers.as_ref().is_some_and(|layers| layers.get(id).is_some())
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: &SessionId) -> Option<&mut Session> {
-        let shard = &mut self.shards[shard(id)];
-        if let Shard::Shared(table) = shard
-            && !table.contains_key(id)
-        {
-            return None;
+        if self.layers.is_some() {
+            self.lift(id);
         }
-        shard.get_mut().get_mut(id)
+        self.table.get_mut(id)
+    }
+
+    /// Copies a session to the table, if it is only below; and merges the layers, if they are no longer needed.
+    #[cold]
+    fn lift(&mut self, id: &SessionId) {
+        self.merge(MERGED_AT_ONCE);
+        if let Some(layers) = &mut self.layers
+            && let Some(session) = layers.get(id)
+        {
+            self.table.insert(*id, session.clone());
+            layers.gone.insert(*id);
+        }
+    }
+
+    /// Moves at most `max` sessions of the table to the base, if the snapshot is gone; and when none is left there, the base
+    /// is the table again.
+    fn merge(&mut self, max: usize) {
+        let Some(layers) = &mut self.layers else { return };
+        let Layers { base, gone } = &mut **layers;
+        let Some(base) = Arc::get_mut(base) else { return };
+        for id in gone.extract_if(|_| true).take(max) {
+            base.remove(&id);
+        }
+        if !gone.is_empty() {
+            return;
+        }
+        base.extend(self.table.extract_if(|_, _| true).take(max));
+        if self.table.is_empty() {
+            self.table = std::mem::take(base);
+            self.layers = None;
+        }
     }
 
     /// Opens a session. The caller made sure that there is none of this id.
@@ -250,20 +236,30 @@ impl Sessions {
     }
 
     fn insert(&mut self, id: SessionId, session: Session) {
-        let before = self.shards[shard(&id)].get_mut().insert(id, session);
+        let before = self.table.insert(id, session);
         assert!(before.is_none(), "session {id} was opened twice");
         self.len += 1;
     }
 
     /// Closes a session, and says whether there was one.
     pub(crate) fn close(&mut self, id: &SessionId) -> bool {
-        let existed = self.contains(id) && self.shards[shard(id)].get_mut().remove(id).is_some();
+        let mut existed = self.table.remove(id).is_some();
+        if let Some(layers) = &mut self.layers
+            && layers.get(id).is_some()
+        {
+            existed = true;
+            layers.gone.insert(*id);
+        }
         self.len -= usize::from(existed);
         existed
     }
 
     fn iter(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
-        self.shards.iter().flat_map(|shard| shard.get())
+        let below = self.layers.iter().flat_map(|layers| {
+            let counts = |(id, _): &(&SessionId, &Session)| !layers.gone.contains(*id);
+            layers.base.iter().filter(counts)
+        });
+        self.table.iter().chain(below)
     }
 
     /// The sessions whose time has come, in the order of their ids.
@@ -274,10 +270,15 @@ impl Sessions {
         ids
     }
 
-    /// All sessions as they are now, for another thread.
+    /// All sessions as they are now, for another thread. Copies all, if an earlier snapshot still lives.
     pub(crate) fn snapshot(&mut self) -> SessionsSnapshot {
-        let used = self.shards.iter_mut().filter(|shard| !shard.get().is_empty());
-        SessionsSnapshot { shards: used.map(Shard::share).collect(), len: self.len }
+        self.merge(usize::MAX);
+        if self.layers.is_some() {
+            self.table = self.iter().map(|(id, session)| (*id, session.clone())).collect();
+        }
+        let base = Arc::new(std::mem::take(&mut self.table));
+        self.layers = Some(Box::new(Layers { base: Arc::clone(&base), gone: HashSet::default() }));
+        SessionsSnapshot(base)
     }
 
     /// The hash of all of it, in the order of ids.
@@ -308,15 +309,11 @@ impl Sessions {
 
 /// The session table at one moment.
 #[derive(Debug)]
-pub(crate) struct SessionsSnapshot {
-    /// Those that hold something.
-    shards: Vec<Arc<Table>>,
-    len: usize,
-}
+pub(crate) struct SessionsSnapshot(Arc<Table>);
 
 impl SessionsSnapshot {
-    pub(crate) const fn len(&self) -> usize {
-        self.len
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

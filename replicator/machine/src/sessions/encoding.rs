@@ -1,6 +1,6 @@
 //! The session table in an image: a record for each session, and after it one for each of its outcomes.
 //!
-//! Sessions come in the order of their ids' last four bytes, then of the twelve before.
+//! Sessions come in the order of their ids.
 
 use std::{collections::VecDeque, io};
 
@@ -20,22 +20,15 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// The result is a reply. A trap is 1, and its kind's number.
 const REPLY: u8 = 0;
 
-fn order(id: &SessionId) -> ([u8; 4], [u8; 12]) {
-    let place = |at: usize| id.0[at];
-    (std::array::from_fn(|i| place(12 + i)), std::array::from_fn(place))
-}
-
 impl SessionsSnapshot {
-    /// Writes all of it. Lets go of each shard as soon as that is written.
+    /// Writes all of it.
     pub(crate) fn write(self, frames: &mut FrameWriter<'_>) -> io::Result<()> {
-        for shard in self.shards {
-            let mut sorted: Vec<_> = shard.iter().collect();
-            sorted.sort_unstable_by_key(|(id, _)| order(id));
-            for (id, session) in sorted {
-                frames.record(Kind::Sessions, |bytes| session.encode(id, bytes))?;
-                for stored in &session.outcomes {
-                    frames.record(Kind::Sessions, |bytes| stored.encode(bytes))?;
-                }
+        let mut sorted: Vec<_> = self.0.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| **id);
+        for (id, session) in sorted {
+            frames.record(Kind::Sessions, |bytes| session.encode(id, bytes))?;
+            for stored in &session.outcomes {
+                frames.record(Kind::Sessions, |bytes| stored.encode(bytes))?;
             }
         }
         Ok(())
@@ -133,7 +126,7 @@ impl<'a> SessionsReading<'a> {
 
     fn session(&mut self, fields: &mut Fields<'_>) -> Result<(SessionId, Session, u32), String> {
         let id = SessionId(fields.array()?);
-        if self.last.is_some_and(|last| order(&last) >= order(&id)) {
+        if self.last.is_some_and(|last| last >= id) {
             return Err(format!("session {id} isn't in its place"));
         }
         self.last = Some(id);

@@ -351,5 +351,5 @@ fn the_bytes_are_those_of_the_format() {
     assert_eq!(bytes[13 + head], 2, "the sessions follow the head");
     let end = bytes.len() - 21;
     assert_eq!(bytes[end..end + 5], [5, 16, 0, 0, 0]);
-    assert_eq!((end - 13 - head) / 4_096, 4, "four pages aren't zeros");
+    assert_eq!((end - 13 - head) / 4_096, 3, "three pages aren't zeros");
 }
