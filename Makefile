@@ -17,11 +17,15 @@ NATIVE := -p replicator -p chat
 # with chat, so that the dependencies are those of the real one.
 WRONG := replicator-wrong
 ROUNDS ?= 50
+# make faults: how often each cut is played, with which seed it begins, and which tests, by a part of their names.
+RUNS ?= 1
+SEED ?= 1
+TEST ?=
 
 # $(call timed,what,command): runs the command, and says how long it took.
 timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
 
-.PHONY: all help target modules build demo test torture verify fix bench clean
+.PHONY: all help target modules build demo test torture faults verify fix bench clean
 
 all: modules build ## Build the wasm modules, and the programs `replicator` and `chat`, into target/release
 	@echo "built target/release/replicator and target/release/chat; next: make demo, or target/release/replicator --help"
@@ -58,6 +62,17 @@ test: modules build ## Run every test: unit, property, golden, and end to end wi
 torture: modules build ## Kill and stop nodes under load, and account for every request: ROUNDS=50 with fresh seeds
 	@for nodes in 3 3 3 5; do $(TARGET_DIR)/release/replicator torture --rounds $(ROUNDS) --nodes $$nodes; done
 	@for order in backups-first parallel; do $(TARGET_DIR)/release/replicator torture --mode chain --persist-order $$order --rounds $(ROUNDS); done
+
+faults: ## Cut nodes off from each other, as root, with nft: RUNS=20 times each at other moments, TEST=primary for some
+	@why=; \
+	if [ "$$(id -u)" != 0 ]; then why="it cuts links between nodes with rules of the kernel's packet filter, which needs root"; \
+	elif ! command -v nft >/dev/null; then why="nft is missing; it comes with the package nftables"; \
+	elif ! told=$$(nft list tables 2>&1); then why="this kernel refuses nft: $$told"; fi; \
+	if [ -n "$$why" ]; then echo "SKIPPED make faults, NOTHING WAS TESTED: $$why"; else $(MAKE) --no-print-directory cuts; fi
+
+.PHONY: cuts
+cuts: modules build
+	RUNS=$(RUNS) SEED=$(SEED) $(CARGO) test --locked --release -p replicator-tests --test cuts -- --ignored --nocapture --test-threads 1 $(TEST)
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

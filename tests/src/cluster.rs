@@ -14,7 +14,7 @@ use replicator_client::{
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use crate::{NodeProcess, Ran, free_ports, programs, run, until};
+use crate::{Links, NodeProcess, Ran, free_ports, programs, run, until};
 
 /// Nodes, by index from 0; their names count from `n1`.
 #[derive(Debug)]
@@ -63,6 +63,21 @@ impl Cluster {
         let addresses = nodes.iter().map(|node| node.client_address.clone());
         let client = Client::builder().endpoints(addresses).deadline(Duration::from_secs(2)).build()?;
         Ok(Self { nodes, dir, client })
+    }
+
+    /// Puts the links between the nodes, none of which may run yet, into the caller's hand.
+    ///
+    /// # Errors
+    /// If this isn't root, or nft is missing.
+    pub fn links(&mut self) -> Result<Links> {
+        let port = |node: &NodeProcess| node.peer_address.rsplit(':').next().and_then(|port| port.parse().ok());
+        let ports: Option<Vec<u16>> = self.nodes.iter().map(port).collect();
+        let links = Links::new(ports.context("a peer address has no port")?)?;
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            ensure!(node.pid().is_none(), "{} runs already, in a group that no rule knows", node.name);
+            node.group = Some(Links::group(index));
+        }
+        Ok(links)
     }
 
     /// The folder with the nodes' folders, configurations and logs.

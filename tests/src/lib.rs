@@ -9,20 +9,24 @@
 
 mod cluster;
 mod command;
+mod links;
 mod load;
 mod node;
 mod ports;
 mod programs;
+mod residents;
 mod scenario;
 mod wait;
 mod wire;
 
 pub use cluster::Cluster;
 pub use command::{Ran, prepared, run, run_with};
+pub use links::Links;
 pub use load::{Load, advance, settle};
 pub use node::NodeProcess;
 pub use ports::free_ports;
 pub use programs::{chat, module, python_environment, replicator, source, wrong_replicator};
+pub use residents::Residents;
 pub use scenario::{Scenario, scenario};
 pub use wait::{PATIENCE, until, until_within};
 pub use wire::{Requests, last_sequence, metadata, reason, request, within};

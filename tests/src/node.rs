@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -28,6 +29,8 @@ pub struct NodeProcess {
     pub log: PathBuf,
     /// Whether it is a witness of a chain.
     pub witness: bool,
+    /// The group that its process runs in, if another than this process's: which needs root.
+    pub(crate) group: Option<u32>,
     /// What is appended to each of its answers, if it is one that answers wrongly.
     wrong: Option<String>,
     child: Option<Child>,
@@ -47,6 +50,7 @@ impl NodeProcess {
             config: dir.join(format!("{name}.toml")),
             log: dir.join(format!("{name}.log")),
             witness: false,
+            group: None,
             wrong: None,
             child: None,
             stopped: None,
@@ -94,6 +98,9 @@ impl NodeProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some(group) = self.group {
+            command.gid(group);
+        }
         self.child = Some(command.spawn().context("can't start a node")?);
         Ok(())
     }

@@ -26,6 +26,7 @@ pub struct Scenario {
     turn: RefCell<Option<File>>,
     clusters: Cell<usize>,
     began: Cell<Instant>,
+    again: RefCell<Option<String>>,
 }
 
 /// Runs `body` as a test. When it fails, keeps its folder, and says where that is and how to run the test again.
@@ -39,7 +40,8 @@ where
     let name = type_name::<F>().trim_end_matches("::{{closure}}");
     let (file, test) = name.split_once("::").unwrap_or(("", name));
     let dir = tempfile::Builder::new().prefix(&format!("replicator-{file}-")).tempdir().expect("a temporary folder");
-    let scenario = Scenario { dir, turn: RefCell::new(None), clusters: Cell::new(0), began: Cell::new(Instant::now()) };
+    let (turn, again, began) = (RefCell::default(), RefCell::default(), Cell::new(Instant::now()));
+    let scenario = Scenario { dir, turn, clusters: Cell::new(0), began, again };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -54,13 +56,12 @@ where
     if matches!(ended, Ok(Ok(()))) {
         return;
     }
-    let Scenario { dir, turn, .. } = scenario;
+    let Scenario { dir, turn, again, .. } = scenario;
     let kept = dir.keep();
     drop(turn);
-    eprintln!(
-        "\n{test} failed; the nodes' folders and logs are kept in {}\nrun it again:  cargo test --release -p replicator-tests --test {file} {test}\n",
-        kept.display()
-    );
+    let again =
+        again.take().unwrap_or_else(|| format!("cargo test --release -p replicator-tests --test {file} {test}"));
+    eprintln!("\n{test} failed; the nodes' folders and logs are kept in {}\nrun it again:  {again}\n", kept.display());
     match ended {
         Ok(Err(error)) => panic!("{error:#}"), // Without a backtrace, which says nothing about an await.
         Err(panicked) => resume_unwind(panicked),
@@ -74,6 +75,11 @@ impl Scenario {
         while self.began.get().elapsed() < TEST_MAX || self.clusters.get() == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Names the command that runs this again, where the test's name alone doesn't.
+    pub fn run_again_by(&self, command: String) {
+        self.again.replace(Some(command));
     }
 
     /// The test's folder.

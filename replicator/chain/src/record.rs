@@ -76,6 +76,13 @@ impl Configuration {
         self.chain.get(at.checked_sub(1)?).copied()
     }
 
+    /// Whether a member's log can end there, in whatever life: at the start, as it had confirmed, or with what was appended in this epoch. Any
+    /// other end is an old copy's; also one above the start, with entries that were cut off before the epoch began. (An epoch above this one
+    /// says that the configuration is old, not the disk.)
+    pub(crate) fn explains(&self, last: Option<Position>) -> bool {
+        last == self.start || last >= self.start && last.is_some_and(|last| last.epoch >= self.epoch)
+    }
+
     /// Whether the chain is one: not empty, and no disk twice.
     pub(crate) fn is_chain(chain: &[Life]) -> bool {
         let twice = |(at, life): (usize, &Life)| chain[..at].iter().any(|before| before.disk == life.disk);
@@ -115,10 +122,15 @@ pub struct Record {
 /// A change of the record: one entry of the group's log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Command {
-    /// Begins epoch 1 on empty logs.
+    /// Begins a chain, where there is none: a new cluster's in epoch 1 on empty logs; after an operator's recovery in an epoch above all
+    /// that the surviving disk has seen, where its log ends.
     Found {
+        /// The first epoch; at least 1.
+        epoch: Epoch,
         /// From primary to tail.
         chain: Vec<Life>,
+        /// Where every member's log ends; None: empty.
+        start: Option<Position>,
         /// See [`Record::least_chain`].
         least_chain: u32,
     },
@@ -155,11 +167,12 @@ impl Record {
     /// Applies one entry of the group's log: the same on every voter, whatever became of who proposed it.
     pub fn apply(&mut self, command: Command) -> Verdict {
         match command {
-            Command::Found { chain, least_chain } => {
-                if self.configuration.is_some() || !Configuration::is_chain(&chain) {
+            Command::Found { epoch, chain, start, least_chain } => {
+                let in_order = epoch > Epoch(0) && start.is_none_or(|start| start.epoch <= epoch);
+                if self.configuration.is_some() || !in_order || !Configuration::is_chain(&chain) {
                     return Verdict::Stale;
                 }
-                self.configuration = Some(Configuration { epoch: Epoch(1), chain, start: None });
+                self.configuration = Some(Configuration { epoch, chain, start });
                 self.least_chain = least_chain;
             }
             Command::Attempt { epoch, by } => {
@@ -202,10 +215,13 @@ mod tests {
         Command::Configure { epoch: Epoch(epoch), attempt, chain: chain.to_vec(), start: Some(Position::new(1, 7)) }
     }
 
+    fn found(chain: &[Life], least_chain: u32) -> Command {
+        Command::Found { epoch: Epoch(1), chain: chain.to_vec(), start: None, least_chain }
+    }
+
     fn founded() -> Record {
         let mut record = Record::default();
-        let chain = vec![life(1), life(2), life(3)];
-        assert_eq!(record.apply(Command::Found { chain, least_chain: 2 }), Verdict::Done);
+        assert_eq!(record.apply(found(&[life(1), life(2), life(3)], 2)), Verdict::Done);
         record
     }
 
@@ -221,16 +237,31 @@ mod tests {
     fn a_chain_is_founded_once() {
         let mut record = founded();
         let before = record.clone();
-        assert_eq!(record.apply(Command::Found { chain: vec![life(9)], least_chain: 1 }), Verdict::Stale);
+        assert_eq!(record.apply(found(&[life(9)], 1)), Verdict::Stale);
         assert_eq!(record, before);
+    }
+
+    #[test]
+    fn recovered_chain_begins_in_the_epoch_and_where_its_log_ends() {
+        let recovered =
+            |epoch, start| Command::Found { epoch: Epoch(epoch), chain: vec![life(1)], start, least_chain: 1 };
+        let mut record = Record::default();
+        let start = Some(Position::new(8, 41));
+        assert_eq!(record.apply(recovered(9, start)), Verdict::Done);
+        let configuration = record.configuration.clone().unwrap();
+        assert_eq!((configuration.epoch, configuration.start), (Epoch(9), start));
+        record.apply(attempt(9, 1, 5));
+        assert_eq!(record.apply(configure(9, 1, &[life(1), life(2)])), Verdict::Done);
+        for (epoch, start) in [(0, None), (7, start)] {
+            assert_eq!(Record::default().apply(recovered(epoch, start)), Verdict::Stale, "epoch {epoch} {start:?}");
+        }
     }
 
     #[test]
     fn no_chain_is_empty_or_names_a_disk_twice() {
         let again = Life { incarnation: Incarnation(2), ..life(1) };
         for chain in [vec![], vec![life(1), life(2), again]] {
-            let found = Command::Found { chain: chain.clone(), least_chain: 1 };
-            assert_eq!(Record::default().apply(found), Verdict::Stale, "{chain:?} was founded");
+            assert_eq!(Record::default().apply(found(&chain, 1)), Verdict::Stale, "{chain:?} was founded");
             let mut record = founded();
             record.apply(attempt(1, 1, 1));
             assert_eq!(record.apply(configure(1, 1, &chain)), Verdict::Stale, "{chain:?} was configured");
@@ -278,6 +309,20 @@ mod tests {
     #[test]
     fn without_a_grant_nothing_is_configured() {
         assert_eq!(founded().apply(configure(1, 0, &[life(1)])), Verdict::Stale);
+    }
+
+    #[test]
+    fn members_log_ends_at_the_start_or_above_it_in_the_epoch() {
+        let at = |epoch, index| Some(Position::new(epoch, index));
+        let later = Configuration { epoch: Epoch(4), chain: vec![life(1)], start: at(2, 5) };
+        assert!([at(2, 5), at(4, 6), at(5, 9)].into_iter().all(|last| later.explains(last)));
+        for last in [None, at(2, 4), at(2, 6), at(3, 6), at(1, 9)] {
+            assert!(!later.explains(last), "{last:?} is taken for a true disk's");
+        }
+        let recovered = Configuration { start: at(4, 5), ..later };
+        assert!(!recovered.explains(at(4, 4)) && recovered.explains(at(4, 6)));
+        let founded = Configuration { epoch: Epoch(1), start: None, ..recovered };
+        assert!(founded.explains(None) && founded.explains(at(1, 0)));
     }
 
     #[test]

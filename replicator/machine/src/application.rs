@@ -298,6 +298,7 @@ mod tests {
             position: replicator_types::Position::new(1, 1),
             digest: replicator_types::Digest(0),
             genesis,
+            lineages: vec![replicator_types::Lineage(1)],
             time_us: 0,
             clock_us: 0,
             ticked_at_us: 0,

@@ -54,6 +54,13 @@ pub enum Command {
     },
     /// The primary's timer: advances the session clock by at most two ticks, and expires sessions.
     Tick,
+    /// An operator's recovery: from here on the history is another one (safety rule 3). All sessions close, as their ids are of the old one.
+    Recover {
+        /// The lineage that ends.
+        replaces: Lineage,
+        /// The one that begins.
+        lineage: Lineage,
+    },
 }
 
 /// How a history begins.

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use replicator_types::{Digest, ModuleHash, Position, codec::Format};
+use replicator_types::{Digest, Lineage, ModuleHash, Position, codec::Format};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -135,6 +135,8 @@ pub(crate) struct Head {
     pub(crate) position: Position,
     pub(crate) digest: Digest,
     pub(crate) genesis: Genesis,
+    /// Never empty.
+    pub(crate) lineages: Vec<Lineage>,
     pub(crate) time_us: i64,
     pub(crate) clock_us: u64,
     pub(crate) ticked_at_us: i64,

@@ -51,6 +51,8 @@ pub struct Machine {
 /// What begins with the genesis entry.
 struct State {
     genesis: Genesis,
+    /// The genesis entry's lineage, and those that recoveries have begun since. Never empty; the last one is the current one.
+    lineages: Vec<Lineage>,
     application: Application,
     sessions: Sessions,
     pushes: RetainedPushes,
@@ -86,7 +88,7 @@ pub struct StateParts {
     pub sessions: u64,
     /// The retained pushes.
     pub pushes: u64,
-    /// Time and session clock.
+    /// Time, session clock and lineages.
     pub clock: u64,
     /// The running digest and the applied position.
     pub digest: u64,
@@ -224,7 +226,7 @@ impl Machine {
             globals: hash_of(&globals),
             sessions: state.sessions.hash(),
             pushes: state.pushes.hash(),
-            clock: hash_of(&[state.time_us as u64, state.clock_us, state.ticked_at_us as u64]),
+            clock: hash_of(&state.clock().collect::<Vec<_>>()),
             digest,
         }
     }
@@ -233,6 +235,12 @@ impl Machine {
     #[must_use]
     pub fn genesis(&self) -> Option<&Genesis> {
         self.state.as_ref().map(|state| &state.genesis)
+    }
+
+    /// The lineages of the history, oldest first: the last one is the current one. Empty before the genesis entry.
+    #[must_use]
+    pub fn lineages(&self) -> &[Lineage] {
+        self.state.as_ref().map_or(&[], |state| &state.lineages)
     }
 
     /// What the machine holds, in numbers.
@@ -280,8 +288,8 @@ impl Machine {
     pub fn from_image(image: &mut dyn Read, modules: Arc<dyn ModuleSource>) -> Result<Self, ImageError> {
         let parts = reading::read(image, |genesis| prepare(genesis, modules.as_ref()))?;
         let Parts { head, sessions, pushes, application } = parts;
-        let Head { position, digest, genesis, time_us, clock_us, ticked_at_us, .. } = head;
-        let state = State { genesis, application, sessions, pushes, time_us, clock_us, ticked_at_us };
+        let Head { position, digest, genesis, lineages, time_us, clock_us, ticked_at_us, .. } = head;
+        let state = State { genesis, lineages, application, sessions, pushes, time_us, clock_us, ticked_at_us };
         let digest = RunningDigest::after(digest);
         Ok(Self { modules, applied: Some(position), digest, state: Some(state), halted: None })
     }
@@ -342,6 +350,7 @@ impl State {
             clock_us: 0,
             ticked_at_us: time_us,
             genesis: genesis.clone(),
+            lineages: vec![genesis.lineage],
         })
     }
 
@@ -353,6 +362,7 @@ impl State {
             position,
             digest,
             genesis: self.genesis.clone(),
+            lineages: self.lineages.clone(),
             time_us: self.time_us,
             clock_us: self.clock_us,
             ticked_at_us: self.ticked_at_us,
@@ -364,6 +374,11 @@ impl State {
             trimmed: pushes.trimmed(),
         };
         Ok(Some(Image { head, sessions, pushes, memory }))
+    }
+
+    fn clock(&self) -> impl Iterator<Item = u64> {
+        let lineages = self.lineages.iter().map(|lineage| lineage.0);
+        [self.time_us as u64, self.clock_us, self.ticked_at_us as u64].into_iter().chain(lineages)
     }
 
     #[inline]
@@ -380,6 +395,7 @@ impl State {
             Command::CloseSession { session } => self.close(position, seed, *session),
             Command::KeepAlive { session } => Ok(self.keep_alive(session)),
             Command::Tick => self.tick(position, seed),
+            Command::Recover { replaces, lineage } => self.recover(position, seed, *replaces, *lineage),
         }
     }
 
@@ -420,7 +436,7 @@ impl State {
         if self.sessions.len() >= max as usize {
             return Ok(Refusal::SessionsFull { max }.into());
         }
-        let session = session_id(self.genesis.lineage, position, seed);
+        let session = session_id(self.lineage(), position, seed);
         if self.sessions.contains(&session) {
             return Ok(Refusal::SessionIdTaken.into());
         }
@@ -459,16 +475,33 @@ impl State {
         self.clock_us = self.clock_us.saturating_add(passed_us.min(2 * self.genesis.limits.tick_us));
         self.ticked_at_us = self.time_us;
         let expired = self.sessions.expired(self.clock_us);
-        let count = u32::try_from(expired.len()).expect("there are at most 2^20 sessions");
-        let mut applied = Applied::of(Outcome::Ticked { expired: count });
-        for session in expired {
-            self.sessions.close(&session);
-            self.tell(Kind::Disconnect, position, session, seed, &mut applied)?;
-        }
+        let mut applied = Applied::of(Outcome::Ticked { expired: count_of(&expired) });
+        self.end(expired, position, seed, &mut applied)?;
         if self.application.wants_ticks() {
             self.tell(Kind::Tick, position, SessionId::default(), seed, &mut applied)?;
         }
         Ok(self.with_pushes_kept(position, applied))
+    }
+
+    /// All sessions close, in the order of their ids: who holds one is refused from here on, so it would only wait for its expiry.
+    fn recover(&mut self, at: Position, seed: Seed, replaces: Lineage, lineage: Lineage) -> Result<Step, Halt> {
+        // A disk that was recovered twice before it had caught up never saw the recovery between.
+        if self.lineage() != replaces {
+            self.lineages.push(replaces);
+        }
+        self.lineages.push(lineage);
+        let open = self.sessions.ids();
+        let mut applied = Applied::of(Outcome::Recovered { closed: count_of(&open) });
+        self.end(open, at, seed, &mut applied)?;
+        Ok(self.with_pushes_kept(at, applied))
+    }
+
+    fn end(&mut self, ended: Vec<SessionId>, at: Position, seed: Seed, applied: &mut Applied) -> Result<(), Halt> {
+        for session in ended {
+            self.sessions.close(&session);
+            self.tell(Kind::Disconnect, at, session, seed, applied)?;
+        }
+        Ok(())
     }
 
     /// Calls the module for something else than a request: a reply has nobody to go to, and a trap stays without effect.
@@ -503,7 +536,12 @@ impl State {
 
     #[inline]
     fn is_ours(&self, session: &SessionId) -> bool {
-        session.0[..LINEAGE_BYTES] == self.genesis.lineage.0.to_le_bytes()[..LINEAGE_BYTES]
+        session.is_of(self.lineage())
+    }
+
+    #[inline]
+    fn lineage(&self) -> Lineage {
+        *self.lineages.last().expect("a history has a lineage")
     }
 }
 
@@ -528,15 +566,17 @@ impl Applied {
     }
 }
 
-/// Bytes of the lineage in a session's id.
-const LINEAGE_BYTES: usize = 4;
-
-/// The lineage's low 4 bytes, little-endian, then 12 bytes made of the seed and the index: an entry that comes twice, as one that was
+/// The lineage's low 4 bytes, then 12 bytes made of the seed and the index: an entry that comes twice, as one that was
 /// proposed again may, never opens the session again that its first copy opened.
 fn session_id(lineage: Lineage, position: Position, seed: Seed) -> SessionId {
+    const LINEAGE_BYTES: usize = SessionId::LINEAGE_BYTES;
     let lineage = lineage.0.to_le_bytes();
     let mixed = xxh3_128_with_seed(&seed.0, position.index.0).to_le_bytes();
     SessionId(std::array::from_fn(|i| if i < LINEAGE_BYTES { lineage[i] } else { mixed[i - LINEAGE_BYTES] }))
+}
+
+fn count_of(sessions: &[SessionId]) -> u32 {
+    u32::try_from(sessions.len()).expect("there are at most 2^20 sessions")
 }
 
 fn hash_of(numbers: &[u64]) -> u64 {

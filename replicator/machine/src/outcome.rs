@@ -55,6 +55,11 @@ pub enum Outcome {
     },
     /// Nothing was done: the entry changed nothing but time, applied index and running digest.
     Refused(Refusal),
+    /// The lineage has changed.
+    Recovered {
+        /// How many sessions of the old one were closed.
+        closed: u32,
+    },
 }
 
 impl Format for Outcome {

@@ -281,6 +281,13 @@ impl Sessions {
         SessionsSnapshot(base)
     }
 
+    /// All of them, in the order of their ids.
+    pub(crate) fn ids(&self) -> Vec<SessionId> {
+        let mut ids: Vec<SessionId> = self.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The hash of all of it, in the order of ids.
     pub(crate) fn hash(&self) -> u64 {
         let mut sorted: Vec<_> = self.iter().collect();

@@ -238,6 +238,7 @@ fn described(record: &LoggedRecord, framed: bool) -> String {
             format!("request {sequence} of session {session}, {} bytes", request.len())
         }
         Command::Tick => "tick".into(),
+        Command::Recover { replaces, lineage } => format!("recovery: lineage {lineage} after {replaces}"),
     }
 }
 

@@ -14,6 +14,7 @@ mod log;
 mod member;
 mod node;
 mod output;
+mod recover;
 mod restart;
 mod shape;
 mod snapshot;
@@ -61,6 +62,8 @@ enum Command {
     /// Look at a stopped node's folder: check every byte, print its log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
+    Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
     Bench(bench::BenchArgs),
     /// Kill and stop nodes under load, and account for every request afterwards
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
             Command::Member(command) => member::run(command).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
+            Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,
         }

@@ -7,7 +7,7 @@ use std::{mem, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Entry, Genesis, Halt, Image, ImageUnavailable, Machine, Push, QueryOutcome, Refusal};
-use replicator_types::{Digest, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
+use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -29,6 +29,8 @@ pub struct AppliedState {
     pub digest: Digest,
     /// The genesis entry, once applied.
     pub genesis: Option<Arc<Genesis>>,
+    /// The lineages of the history so far, oldest first.
+    pub lineages: Arc<[Lineage]>,
     /// Whether the primary should propose ticks.
     pub wants_ticks: bool,
     /// Open sessions.
@@ -100,6 +102,7 @@ impl Applier {
             fetch,
             publish,
             genesis: None,
+            lineages: Arc::default(),
             hub,
             ephemeral,
             answers,
@@ -134,6 +137,7 @@ struct Loop {
     fetch: FetchModule,
     publish: watch::Sender<AppliedState>,
     genesis: Option<Arc<Genesis>>,
+    lineages: Arc<[Lineage]>,
     hub: Hub,
     /// What queries push, on its way to the other nodes.
     ephemeral: mpsc::Sender<Vec<Push>>,
@@ -268,6 +272,9 @@ impl Loop {
         if self.genesis.is_none() {
             self.genesis = self.machine.genesis().cloned().map(Arc::new);
         }
+        if self.lineages.len() != self.machine.lineages().len() {
+            self.lineages = self.machine.lineages().into();
+        }
         if stats.traps > self.logged_traps {
             self.logged_traps = stats.traps;
             tracing::warn!(traps = stats.traps, "the module trapped; its effects were rolled back");
@@ -276,6 +283,7 @@ impl Loop {
             position: self.machine.applied(),
             digest: self.machine.digest(),
             genesis: self.genesis.clone(),
+            lineages: self.lineages.clone(),
             wants_ticks: self.machine.wants_ticks(),
             sessions: stats.sessions,
             memory_bytes: stats.memory_bytes,

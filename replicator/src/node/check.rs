@@ -19,7 +19,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use replicator_storage::Log;
 use replicator_types::LogIndex;
 
-use super::{Node, Running, Stage, startup::StartError};
+use super::{Node, Running, Stage, startup::StartError, status::IF_LOST};
 use crate::transport::{Hello, HelloAnswer, TransportError};
 
 /// How long a start waits for all voters; then a majority is enough.
@@ -28,6 +28,17 @@ const ROUND: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_millis(900);
 /// How often members are told of this disk's start and floor, if they haven't been.
 const REGISTER: Duration = Duration::from_secs(5);
+
+/// Why a peer's answer doesn't count.
+#[derive(Debug, thiserror::Error)]
+enum Unheard {
+    /// It is of another cluster or history.
+    #[error("{0}")]
+    Refused(String),
+    /// It is somebody else, or knows nothing.
+    #[error("{0}")]
+    Other(String),
+}
 
 /// The other nodes by name: peer address. One disk speaks for a name, whichever it is by now.
 type Others = BTreeMap<String, String>;
@@ -57,6 +68,7 @@ impl Node {
         let (others, voters) = (self.others(), self.voter_names());
         let began = Instant::now();
         let mut answered: BTreeMap<String, HelloAnswer> = BTreeMap::new();
+        let mut told_before = String::new();
         loop {
             let mut told = String::new();
             let unanswered = others.iter().filter(|(name, _)| !answered.contains_key(*name));
@@ -69,6 +81,10 @@ impl Node {
                     Err(why) => told = format!("; {why}"),
                 }
             }
+            if told != told_before {
+                tracing::warn!("can't start yet{told}");
+                told_before.clone_from(&told);
+            }
             // Said by all that answered: a single peer's log may hold a change that was never committed.
             let replaced = answered.values().filter(|answer| answer.replaced).count();
             if replaced > 0 && replaced == answered.len() && replaced >= voters.len() / 2 {
@@ -80,7 +96,7 @@ impl Node {
                 break;
             }
             self.stage.send_replace(Stage::Checking(format!(
-                "asking the voters whether this disk is the newest copy of itself: {agreeing} of {} agree, {} are needed{told}",
+                "asking the voters whether this disk is the newest copy of itself: {agreeing} of {} agree, {} are needed{told}. {IF_LOST}",
                 voters.len(),
                 voters.len() / 2 + 1
             )));
@@ -101,15 +117,36 @@ impl Node {
         loop {
             let floor = self.floor(&running);
             let others = self.others();
-            let untold = others.iter().filter(|(name, _)| told.get(*name).is_none_or(|told| *told < floor));
-            for answer in self.hello_round(untold).await.into_iter().flatten() {
-                if let Err(error) = self.judge(&answer) {
-                    return self.fail(error);
+            // Who has lost the primary may have been left behind by a recovery, and hears of it so.
+            let lost = !*self.serving.borrow();
+            let untold = others.iter().filter(|(name, _)| lost || told.get(*name).is_none_or(|told| *told < floor));
+            let mut refused = None;
+            for answer in self.hello_round(untold).await {
+                match answer {
+                    Ok(answer) => {
+                        if let Err(error) = self.judge(&answer) {
+                            return self.fail(error);
+                        }
+                        told.insert(answer.node, floor);
+                    }
+                    Err(Unheard::Refused(why)) => refused = Some(why),
+                    Err(Unheard::Other(_)) => {}
                 }
-                told.insert(answer.node, floor);
             }
+            self.note_refusal(refused);
             tokio::time::sleep(REGISTER).await;
         }
+    }
+
+    fn note_refusal(&self, refused: Option<String>) {
+        self.refused.send_if_modified(|before| {
+            let changed = *before != refused;
+            if changed && let Some(why) = &refused {
+                tracing::warn!("{why}");
+            }
+            *before = refused;
+            changed
+        });
     }
 
     /// What this disk can never be without again: durable here, and committed, so that no new primary truncates it.
@@ -123,7 +160,7 @@ impl Node {
     }
 
     /// Says hello to some. An error is the answer of somebody else than the one asked, or a refusal; silence is left out.
-    async fn hello_round(&self, others: impl Iterator<Item = (&String, &String)>) -> Vec<Result<HelloAnswer, String>> {
+    async fn hello_round(&self, others: impl Iterator<Item = (&String, &String)>) -> Vec<Result<HelloAnswer, Unheard>> {
         let cluster = self.dir.meta().cluster;
         let floor = self.running().map_or(LogIndex(0), |running| self.floor(&running));
         let hello = Hello {
@@ -141,14 +178,16 @@ impl Node {
                 async move {
                     match channel.ok()?.hello(hello, ANSWER_MAX).await {
                         Ok(answer) if answer.node != *name => {
-                            Some(Err(format!("{address} is node {}, not {name}", answer.node)))
+                            Some(Err(Unheard::Other(format!("{address} is node {}, not {name}", answer.node))))
                         }
                         // A blank disk under that name remembers nothing, and can't speak for it.
                         Ok(answer) if answer.cluster != cluster => {
-                            Some(Err(format!("{name} at {address} is blank: its disk is new")))
+                            Some(Err(Unheard::Other(format!("{name} at {address} is blank: its disk is new"))))
                         }
                         Ok(answer) => Some(Ok(answer)),
-                        Err(TransportError::Refused(why)) => Some(Err(format!("{address} refuses: {why}"))),
+                        Err(TransportError::Refused(why)) => {
+                            Some(Err(Unheard::Refused(format!("{address} refuses: {why}"))))
+                        }
                         Err(error) => {
                             tracing::debug!(%error, address, "no answer to hello");
                             None

@@ -15,6 +15,7 @@ mod proposals;
 mod proposer;
 mod queries;
 mod reads;
+mod recovery;
 mod requests;
 mod restart;
 mod startup;
@@ -27,8 +28,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use replicator_machine::Refusal;
 use replicator_storage::{DiskLog, ModuleStore, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position, codec};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
@@ -39,6 +41,7 @@ pub use self::{
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},
+    recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     restart::Restart,
     startup::StartError,
@@ -114,6 +117,8 @@ pub struct Node {
     failed: watch::Sender<Option<Failed>>,
     serving: watch::Sender<bool>,
     restarted: watch::Sender<Restart>,
+    /// Which peer refuses this node, and why, while it doesn't serve: the peer takes part in another history.
+    refused: watch::Sender<Option<String>>,
 }
 
 impl Node {
@@ -211,6 +216,14 @@ impl Node {
     pub fn check_lineage(&self, given: Lineage) -> Result<(), NodeError> {
         let ours = self.lineage()?;
         if given == Lineage(0) || given == ours { Ok(()) } else { Err(NodeError::LineageMismatch { given, ours }) }
+    }
+
+    /// Checks that a session was opened in this history, as far as its id tells.
+    ///
+    /// # Errors
+    /// [`Refusal::LineageMismatch`], or that the node has no history yet.
+    pub fn check_session(&self, session: SessionId) -> Result<(), NodeError> {
+        if session.is_of(self.lineage()?) { Ok(()) } else { Err(Refusal::LineageMismatch.into()) }
     }
 
     /// The primary's name and client address, as far as this node knows.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use replicator_machine::Entry;
 use replicator_storage::{PeerMemory, StorageError};
-use replicator_types::{Incarnation, LogIndex, codec};
+use replicator_types::{ClusterId, Incarnation, Lineage, LogIndex, codec};
 
 use super::{ENTRY_BYTES_MAX, Node, Running, Stage, StartError};
 use crate::{
@@ -41,10 +41,7 @@ impl Node {
         if let (Some(theirs), Some(ours)) = (hello.cluster, meta.cluster)
             && theirs != ours
         {
-            return Err(EnvelopeError::Refused(format!(
-                "{} belongs to cluster {} lineage {}, and you to cluster {} lineage {}",
-                self.config.name, ours.0, ours.1, theirs.0, theirs.1
-            )));
+            return Err(EnvelopeError::Refused(self.foreign(ours, theirs)));
         }
         let member = meta.members.iter().any(|member| member.disk == hello.disk);
         let known = meta.peers.get(&hello.disk).copied();
@@ -79,6 +76,22 @@ impl Node {
             // A log that is behind the asker's can't tell: the asker may have been let in after its end.
             replaced: hello.cluster.is_some() && same_name && !member && last_log_index >= hello.last_log_index,
         })
+    }
+
+    /// Why a peer of another history is refused, and what its operator can do.
+    fn foreign(&self, ours: (ClusterId, Lineage), theirs: (ClusterId, Lineage)) -> String {
+        let belongs = format!(
+            "{} belongs to cluster {} lineage {}, and you to cluster {} lineage {}",
+            self.config.name, ours.0, ours.1, theirs.0, theirs.1
+        );
+        let recovered = "an operator has begun a new lineage with `replicator recover`";
+        match self.applier.state.borrow().lineages.contains(&theirs.1) {
+            _ if ours.0 != theirs.0 => belongs,
+            true => format!(
+                "{belongs}: {recovered}, and yours is of before. Start your node with --rejoin, to take part in the new one"
+            ),
+            false => format!("{belongs}: {recovered}. A node of the old one takes part in the new one with --rejoin"),
+        }
     }
 
     async fn remember(&self, hello: &Hello, durable: LogIndex) -> Result<(), StorageError> {
@@ -124,12 +137,9 @@ impl Node {
                 return Err(EnvelopeError::NotReady(detail));
             }
         };
-        let ours = &running.envelope;
-        if (ours.cluster, ours.lineage) != (envelope.cluster, envelope.lineage) {
-            return Err(EnvelopeError::Refused(format!(
-                "this is cluster {} lineage {}, not {} lineage {}",
-                ours.cluster, ours.lineage, envelope.cluster, envelope.lineage
-            )));
+        let (ours, theirs) = (running.envelope.history(), envelope.history());
+        if ours != theirs {
+            return Err(EnvelopeError::Refused(self.foreign(ours, theirs)));
         }
         let known = self.dir.meta().peers.get(&envelope.from).map(|known| known.incarnation);
         if known.is_some_and(|known| known > envelope.incarnation) {

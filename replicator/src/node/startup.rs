@@ -41,9 +41,9 @@ use crate::{
 const WAITERS_MAX: usize = 32_768;
 const WAITING_BYTES_MAX: usize = 512 << 20;
 /// The application log's name in the folder.
-const LOG: &str = "log";
+pub(super) const LOG: &str = "log";
 /// The log of a chain's configuration group.
-const GROUP_LOG: &str = "configuration";
+pub(super) const GROUP_LOG: &str = "configuration";
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Why a node doesn't start, or can't go on.
@@ -204,6 +204,7 @@ impl Node {
             serving: watch::Sender::new(false),
             restarted: watch::Sender::new(Restart::default()),
             log,
+            refused: watch::Sender::new(None),
             config,
             seams,
             dir,
@@ -472,7 +473,7 @@ async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<Answer>>) {
     }
 }
 
-fn memory(member: &Member) -> MemberMemory {
+pub(super) fn memory(member: &Member) -> MemberMemory {
     MemberMemory {
         node: member.node.clone(),
         disk: member.disk,

@@ -19,6 +19,9 @@ const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 const HEALTH_TIMEOUT: Duration = Duration::from_millis(750);
 
+/// The last way out, where a node waits for others.
+pub(super) const IF_LOST: &str = "If too many nodes are lost for ever: `replicator recover`";
+
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
@@ -126,20 +129,36 @@ impl Node {
 
     /// What people should know of a node that takes part. Nothing, if all is well.
     fn detail(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
+        let trouble = self.trouble(status, role, silent_for);
+        match self.refused.borrow().as_ref().filter(|_| !*self.serving.borrow()) {
+            Some(refused) if trouble.is_empty() => refused.clone(),
+            Some(refused) => format!("{refused}; {trouble}"),
+            None => trouble,
+        }
+    }
+
+    fn trouble(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
         let voters = status.members.iter().filter(|(member, _)| member.voter).count();
         let unconfirmed = role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow();
         match (&status.chain, silent_for) {
             (Some(chain), _) if !chain.detail.is_empty() => chain.detail.clone(),
-            _ if status.primary.is_none() => self.why_no_primary(),
+            _ if status.primary.is_none() => format!("{}. {IF_LOST}", self.why_no_primary()),
             (Some(_), _) if unconfirmed => {
-                "the primary doesn't confirm itself: a member of the chain doesn't answer, or the chain is being changed".to_owned()
+                format!(
+                    "{} doesn't confirm itself to this node as primary: the way to it is cut, a member of the chain doesn't answer it, or the chain is being changed",
+                    status.primary.as_ref().map_or("nobody", |primary| &primary.node)
+                )
             }
             (None, Some(silent)) if silent > QUORUM_SILENCE && voters > 1 => {
                 let seconds = silent.as_secs();
-                format!("no majority has answered for {seconds} s: writes and linearizable reads wait for one")
+                format!(
+                    "no majority has answered for {seconds} s: writes and linearizable reads wait for one. {IF_LOST}"
+                )
             }
             (None, _) if unconfirmed => {
-                "no primary confirms itself: fewer than a majority answer, or an election or a start is under way".to_owned()
+                format!(
+                    "no primary confirms itself: fewer than a majority answer, or an election or a start is under way. {IF_LOST}"
+                )
             }
             _ => String::new(),
         }

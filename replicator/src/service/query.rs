@@ -24,6 +24,7 @@ fn parse(node: &Node, query: pb::QueryRequest) -> Result<(Read, MustSee), ApiErr
             [] => None,
             id => Some(session(id)?),
         };
+        session.map_or(Ok(()), |session| node.check_session(session))?;
         node.check_lineage(Lineage(query.lineage))?;
         let must_see = match query.consistency() {
             pb::Consistency::Unspecified | pb::Consistency::Linearizable => MustSee::Acknowledged,

@@ -53,6 +53,7 @@ pub(super) async fn subscribe(
         return Err(NodeOrBad::Bad("neither a session nor a topic: nothing could ever come".into()));
     }
     if let Some(client) = client {
+        node.check_session(client)?;
         // The session may have been opened at another node a moment ago.
         let index = node.read_index(deadline).await?;
         node.wait_applied(index, deadline).await?;

@@ -60,6 +60,14 @@ pub struct Envelope {
     pub to: DiskId,
 }
 
+impl Envelope {
+    /// The cluster, and its history.
+    #[must_use]
+    pub const fn history(&self) -> (ClusterId, Lineage) {
+        (self.cluster, self.lineage)
+    }
+}
+
 impl From<Envelope> for pb::Envelope {
     fn from(envelope: Envelope) -> Self {
         Self {

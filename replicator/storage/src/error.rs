@@ -43,6 +43,18 @@ pub enum StorageError {
         /// The process that uses it, if it left its number.
         pid: Option<u32>,
     },
+    /// The folder is no node's.
+    #[error("{} holds no node: it has no file {:?}; name the folder that is `data_dir` in the node's configuration", path.display(), crate::meta::META_FILE)]
+    NoNode {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An operator's recovery was interrupted.
+    #[error("{}: a recovery of this folder was begun and has not ended; run `replicator recover` with it again", path.display())]
+    Recovering {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder belongs to another node or cluster.
     #[error("{}: {what}; give this node its own folder, or correct its configuration", path.display())]
     NotOurs {

@@ -85,6 +85,18 @@ pub trait Log: Send + Sync + 'static {
     /// If a record can't be read or is damaged.
     fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError>;
 
+    /// Whether the log has this entry, or begins right after it.
+    ///
+    /// # Errors
+    /// If the record can't be read or is damaged.
+    fn holds(&self, position: Position) -> Result<bool, StorageError> {
+        if self.ends().purged == Some(position) {
+            return Ok(true);
+        }
+        let found = self.read(position.index, position.index.next(), 0)?;
+        Ok(found.first().is_some_and(|record| record.position == position))
+    }
+
     /// Drops every record after `last`; all of them if `None`. Durable with the next flush: until then, the records may come back
     /// after a crash.
     ///

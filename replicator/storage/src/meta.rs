@@ -21,7 +21,7 @@ const MAGIC: [u8; 8] = *b"RPLMETA\n";
 pub struct Meta {
     /// The node's name in the configuration. Invariant: never changes.
     pub node: String,
-    /// The folder's identity, made with it (safety rule 1). Invariant: never changes.
+    /// The folder's identity, made with it (safety rule 1). Invariant: changes only when a recovery ends.
     pub disk: DiskId,
     /// How often the disk was started (safety rule 2). Invariant: never decreases.
     pub incarnation: Incarnation,
@@ -39,6 +39,9 @@ pub struct Meta {
     pub peers: BTreeMap<DiskId, PeerMemory>,
     /// The members of the cluster as last known here: whom to ask at a start, before the log is read.
     pub members: Vec<MemberMemory>,
+    /// An operator's recovery that was begun here, in the node's own encoding. Until it has ended the folder can't be started: some of its files
+    /// may be of the old history, and some of the new one.
+    pub recovery: Option<Vec<u8>>,
     /// The logs that exist in this folder, each with its tag, so that a missing or foreign one is noticed.
     pub(crate) logs: BTreeMap<String, LogTag>,
 }
@@ -73,6 +76,7 @@ pub(crate) struct LogTag(pub(crate) u64);
 
 impl Format for Meta {
     const WHAT: &'static str = "meta file";
+    const VERSION: u8 = 2;
 }
 
 impl Meta {
@@ -89,6 +93,7 @@ impl Meta {
             seal_attempt: None,
             peers: BTreeMap::new(),
             members: Vec::new(),
+            recovery: None,
             logs: BTreeMap::new(),
         }
     }
@@ -99,7 +104,13 @@ impl Meta {
     /// If it would break a promise that the disk has made. That is a bug, and going on could lose acknowledged writes.
     pub(crate) fn assert_may_become(&self, next: &Self) {
         assert_eq!(self.node, next.node, "a folder keeps its node");
-        assert_eq!(self.disk, next.disk, "a folder keeps its disk id");
+        if self.recovery.is_some() && next.recovery.is_none() {
+            // Rules 1 and 3: what the old disk promised to the old history binds nobody in the new one, and must not be taken for it.
+            assert_ne!(self.disk, next.disk, "a recovery ends with another disk id");
+            assert_ne!(self.cluster, next.cluster, "a recovery ends with another lineage");
+        } else {
+            assert_eq!(self.disk, next.disk, "a folder keeps its disk id");
+        }
         assert!(self.incarnation <= next.incarnation, "incarnation {} after {}", next.incarnation, self.incarnation);
         let (old, new) = (self.sealed_epoch, next.sealed_epoch);
         assert!(old <= new, "sealed epoch {new:?} after {old:?}");

@@ -57,7 +57,7 @@ impl NodeDir {
     /// # Errors
     /// [`StorageError::Locked`] if another process has it; [`StorageError::NotOurs`] if it belongs to another node;
     /// [`StorageError::Damaged`] if `meta` is damaged, or missing beside other files: then it is not blank, and what its disk had
-    /// promised is unknown.
+    /// promised is unknown; [`StorageError::Recovering`] if a recovery was interrupted.
     pub fn open(path: impl Into<PathBuf>, node: &str) -> Result<Self, StorageError> {
         let path = path.into();
         let lock = enter(&path)?;
@@ -71,19 +71,34 @@ impl NodeDir {
             let what = format!("it belongs to the node {:?}, and this one is {node:?}", meta.node);
             return Err(StorageError::NotOurs { path, what });
         }
+        if meta.recovery.is_some() {
+            return Err(StorageError::Recovering { path });
+        }
+        Ok(Self::of(path, meta, created, lock))
+    }
+
+    /// Opens the folder of whichever node has it, for an operator's recovery; also one whose recovery was begun. Takes the exclusive lock,
+    /// and makes nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::NoNode`] if there is no `meta`; [`StorageError::Locked`] and [`StorageError::Damaged`] as [`Self::open`].
+    pub fn open_for_recovery(path: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let path = path.into();
+        if !path.join(meta::META_FILE).is_file() {
+            return Err(StorageError::NoNode { path });
+        }
+        let lock = enter(&path)?;
+        match meta::read(&path)? {
+            Some(meta) => Ok(Self::of(path, meta, false, lock)),
+            None => Err(StorageError::NoNode { path }),
+        }
+    }
+
+    fn of(path: PathBuf, meta: Meta, created: bool, lock: DirLock) -> Self {
         let current = RwLock::new(Arc::new(meta.clone()));
         let state = Mutex::new(State { meta, failed: None });
-        Ok(Self {
-            shared: Arc::new(Shared {
-                path,
-                created,
-                state,
-                current,
-                modules: Mutex::new(()),
-                open: Mutex::default(),
-                _lock: lock,
-            }),
-        })
+        let (modules, open) = (Mutex::new(()), Mutex::default());
+        Self { shared: Arc::new(Shared { path, created, state, current, modules, open, _lock: lock }) }
     }
 
     /// Whether [`Self::open`] made it: then this disk is new to everybody.
@@ -111,7 +126,8 @@ impl NodeDir {
     /// If it can't be written. Which meta is on the disk is unknown then, every later update fails too, and the process must end.
     ///
     /// # Panics
-    /// If the change would break a promise of the disk: another node or disk id, or a lower incarnation, sealed epoch or attempt.
+    /// If the change would break a promise of the disk: another node, another disk id (but where a recovery ends), or a lower
+    /// incarnation, sealed epoch or attempt.
     pub fn update(&self, change: impl FnOnce(&mut Meta)) -> Result<(), StorageError> {
         self.update_with(|meta| {
             change(meta);

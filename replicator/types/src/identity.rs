@@ -101,6 +101,17 @@ byte_identity! {
     /// Random bytes that the proposer gave a log entry: the module's only entropy, and the entry's name until it has an index.
     Seed, 16
 }
+impl SessionId {
+    /// Bytes of the lineage in an id: its low ones, little-endian, in front.
+    pub const LINEAGE_BYTES: usize = 4;
+
+    /// Whether the session was opened in this history, as far as the id tells.
+    #[must_use]
+    pub fn is_of(&self, lineage: Lineage) -> bool {
+        self.0[..Self::LINEAGE_BYTES] == lineage.0.to_le_bytes()[..Self::LINEAGE_BYTES]
+    }
+}
+
 number_identity! {
     /// A data folder, made when the folder was. A voter is its disk: a new folder is a new voter (safety rule 1).
     DiskId

@@ -87,11 +87,12 @@ impl Coordinator {
                 lost if lost.is_empty() => lost,
                 lost => format!(", and {lost} lost what it had confirmed"),
             };
-            let missing = list(self.eligible().map(|life| life.disk));
-            let start =
-                if missing.is_empty() { "restore".into() } else { format!("start one of {missing}, or restore") };
+            let start = match list(self.eligible().map(|life| life.disk)) {
+                missing if missing.is_empty() => missing,
+                missing => format!("start one of {missing}; "),
+            };
             return Some(format!(
-                "no disk of epoch {epoch} is there{lost}; others hold less than was acknowledged: {start} from a snapshot"
+                "no disk of epoch {epoch} is there{lost}; others hold less than was acknowledged: {start}if all are lost for ever: `replicator recover`"
             ));
         }
         if self.waits_for_all() {

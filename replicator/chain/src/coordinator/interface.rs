@@ -53,8 +53,8 @@ pub enum CoordinatorEffect {
     WishDone(Wish),
     /// It is not done, and why.
     WishRefused(Wish, String),
-    /// This disk is named by the configuration and its log ends below the start, which it had confirmed to hold: an old copy was put
-    /// back, or it was wiped. It counts for nothing; it needs a new disk id (safety rules 1 and 2).
+    /// This disk is named by the configuration, and its log ends neither at the start, which it had confirmed, nor above it in the epoch: an
+    /// old copy was put back, or it was wiped. It counts for nothing; it needs a new disk id (safety rules 1 and 2).
     Regressed {
         /// The disk.
         disk: DiskId,

@@ -191,10 +191,10 @@ impl Coordinator {
 
     fn tick(&mut self, effects: &mut Vec<CoordinatorEffect>) {
         self.now += 1;
+        self.rejoins.pass(self.now, &self.timing); // Whoever leads later has counted like the one before.
         if !self.leading {
             return;
         }
-        self.rejoins.pass(self.now, &self.timing);
         self.bad_links.pass(self.now);
         if self.wish.is_some_and(|(_, since)| self.now - since >= u64::from(self.timing.cold_ticks)) {
             let why =

@@ -40,7 +40,7 @@ impl Round {
         }
     }
 
-    /// The nearest in the chain of those that hold the target, and to whom the way isn't bad.
+    /// The nearest in the chain of those that hold the target, that are heard of and to whom the way isn't bad.
     fn source(&self, chain: &[Life], is_bad: impl Fn(DiskId) -> bool) -> Option<DiskId> {
         let holds =
             |disk: &DiskId| self.answers.get(disk).is_some_and(|answer| answer.equal || answer.last == self.target);
@@ -88,7 +88,9 @@ impl Coordinator {
     pub(super) fn send_equalises(&self, effects: &mut Vec<CoordinatorEffect>) {
         let (Stage::Equalising(round), Some(configuration)) = (&self.stage, self.configuration()) else { return };
         for (&to, _) in round.answers.iter().filter(|(_, answer)| !answer.equal) {
-            let source = round.source(&configuration.chain, |disk| disk == to || self.bad_links.is_bad(disk, to));
+            let source = round.source(&configuration.chain, |disk| {
+                disk == to || !self.beats(disk) || self.bad_links.is_bad(disk, to)
+            });
             let Some(source) = source else { continue };
             let message = Message::Equalise { promise: round.promise, target: round.target, source };
             effects.push(CoordinatorEffect::Send { to, message });

@@ -33,7 +33,7 @@ pub(super) struct Disk {
     /// When, in ticks.
     heard: u64,
     pub(super) beat: Option<Beat>,
-    /// Its log ends below the start that it had confirmed.
+    /// Its log ends where no member's can: see [`Configuration::explains`].
     pub(super) regressed: bool,
 }
 
@@ -95,7 +95,7 @@ impl Coordinator {
         }
     }
 
-    /// A member had confirmed to hold the start, and nothing cuts a log below it.
+    /// A member's log had ended at the start, nothing cuts it below, and only this epoch's entries can follow.
     pub(super) fn check(
         &mut self,
         configuration: &Configuration,
@@ -104,7 +104,7 @@ impl Coordinator {
         effects: &mut Vec<CoordinatorEffect>,
     ) {
         let Some(disk) = self.watch.disks.get_mut(&life.disk) else { return };
-        if disk.regressed || last >= configuration.start || configuration.life_of(life.disk).is_none() {
+        if disk.regressed || configuration.explains(last) || configuration.life_of(life.disk).is_none() {
             return;
         }
         disk.regressed = true;
@@ -121,7 +121,7 @@ impl Coordinator {
     }
 
     /// Whether it was heard of lately. A disk that has died is silent on its link just before it counts as silent here: that says nothing of the link.
-    fn beats(&self, disk: DiskId) -> bool {
+    pub(super) fn beats(&self, disk: DiskId) -> bool {
         self.watch.disks.contains_key(&disk) && self.silence(disk) <= u64::from(self.timing.suspect_ticks / 2)
     }
 

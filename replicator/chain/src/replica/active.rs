@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use replicator_types::{DiskId, Epoch, Position};
+use replicator_types::{DiskId, Epoch, LogIndex, Position};
 
 use super::{
     Effect, Ends, LogView, PersistOrder,
@@ -15,8 +15,8 @@ use crate::{Configuration, Life, LogEntry, Message, Timing};
 
 /// Entries that wait for commitment, in windows: beyond that a primary refuses more.
 const UNCOMMITTED_WINDOWS: u64 = 8;
-/// The same for the payload bytes that a backups-first primary holds.
-const HELD_WINDOWS: usize = 4;
+/// The same for their payload bytes: whatever disk is slow, all that waits for it is in some member's memory.
+const UNCOMMITTED_BYTES_WINDOWS: usize = 4;
 
 /// What a successor has told its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,9 @@ pub(super) struct Active {
     successor: Option<Successor>,
     /// What a backups-first primary's own log doesn't have yet. Invariant: contiguous, and follows the log's end.
     held: VecDeque<LogEntry>,
-    held_bytes: usize,
+    /// The last index and the payload bytes of each proposal that wasn't committed when the last one came.
+    uncommitted: VecDeque<(LogIndex, usize)>,
+    uncommitted_bytes: usize,
     /// The last barrier asked for in this epoch.
     barrier: u64,
     reads: Reads,
@@ -74,7 +76,8 @@ impl Active {
             predecessor: configuration.predecessor(life).map(|life| life.disk),
             successor: successor.map(|life| Successor::new(life.disk, epoch, start, &timing)),
             held: VecDeque::new(),
-            held_bytes: 0,
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
             barrier: 0,
             reads: Reads::default(),
             told: Told::default(),
@@ -123,9 +126,15 @@ impl Active {
     /// Takes a client's entries, as the primary. Returns the last one's position; None: too much waits.
     pub(super) fn propose(&mut self, payloads: Vec<Bytes>, around: &mut Around<'_>) -> Option<Position> {
         let end = self.end(around.ends);
-        let uncommitted = next_index(end).0 - next_index(around.ends.commit).0;
-        let held_max = HELD_WINDOWS * WINDOW_MESSAGES * self.timing.message_bytes_max;
-        if uncommitted >= UNCOMMITTED_WINDOWS * self.timing.window_entries_max as u64 || self.held_bytes >= held_max {
+        let committed = next_index(around.ends.commit);
+        while let Some((_, bytes)) = self.uncommitted.pop_front_if(|(last, _)| *last < committed) {
+            self.uncommitted_bytes -= bytes;
+        }
+        let uncommitted = next_index(end).0 - committed.0;
+        let bytes_max = UNCOMMITTED_BYTES_WINDOWS * WINDOW_MESSAGES * self.timing.message_bytes_max;
+        if uncommitted >= UNCOMMITTED_WINDOWS * self.timing.window_entries_max as u64
+            || self.uncommitted_bytes >= bytes_max
+        {
             return None;
         }
         let mut index = next_index(end);
@@ -136,9 +145,11 @@ impl Active {
         };
         let entries: Vec<LogEntry> = payloads.into_iter().map(&mut place).collect();
         let last = entries.last()?.position;
+        let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+        self.uncommitted.push_back((last.index, bytes));
+        self.uncommitted_bytes += bytes;
         self.forward(end, &entries, around);
         if self.order == PersistOrder::BackupsFirst && self.successor.is_some() {
-            self.held_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
             self.held.extend(entries);
         } else {
             around.ends.append(&entries);
@@ -239,7 +250,6 @@ impl Active {
             return;
         }
         let entries: Vec<LogEntry> = self.held.drain(..usize::try_from(count).unwrap_or(usize::MAX)).collect();
-        self.held_bytes -= entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
         around.ends.append(&entries);
         assert_eq!(around.ends.last, durable, "all backups hold a position that was never given (5)");
         around.effects.push(Effect::AppendLog(entries));

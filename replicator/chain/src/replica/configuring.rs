@@ -112,8 +112,8 @@ impl Replica {
         }
         let found = start.and_then(|start| log.position(start.index));
         let other = found.is_some() && found != *start;
-        // In the life that was named, nothing can have followed the start; in a later one, what the epoch appended.
-        let moved = if named == life { last != *start } else { last < *start };
+        // In the life that was named, nothing can have followed the start; in a later one, only what the epoch appended.
+        let moved = if named == life { last != *start } else { !configuration.explains(last) };
         let (start, last) = (show(*start), show(last));
         match (moved || other, *epoch == Epoch(1) && named == life) {
             (false, _) => None,

@@ -1,7 +1,7 @@
 //! The configuration group: a list of commands, who leads, and what each node has heard of both; and how all comes to rest.
 
 use replicator_chain::{Command, CoordinatorEvent, Event, Record, Verdict};
-use replicator_types::DiskId;
+use replicator_types::{DiskId, Epoch};
 
 use crate::{show, world::World};
 
@@ -12,7 +12,7 @@ impl World {
 
     pub(crate) fn found(&mut self, members: &[usize], least_chain: u32) {
         let chain = members.iter().map(|node| self.nodes[*node].life()).collect();
-        self.commit_command(Command::Found { chain, least_chain });
+        self.commit_command(Command::Found { epoch: Epoch(1), chain, start: None, least_chain });
     }
 
     pub(crate) fn lead(&mut self, leader: Option<usize>) {

@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) order: PersistOrder,
     pub(crate) timing: Timing,
     pub(crate) checks: Checks,
+    /// Who starts hears of all that the group has decided since the beginning, one by one; else of the last of it that it had applied.
+    pub(crate) replays: bool,
     /// What a script prints; None: nobody reads it.
     pub(crate) lines: Option<Vec<String>>,
     /// Messages are printed too.
@@ -85,6 +87,7 @@ impl World {
             order,
             timing,
             checks: Checks::default(),
+            replays: false,
             lines: None,
             prints_messages: false,
             transitions: None,
@@ -135,6 +138,9 @@ impl World {
         let life = n.life();
         n.coordinator = Some(Coordinator::new(life.disk, life.incarnation.0 << 32, timing));
         n.commit = None;
+        if self.replays {
+            n.applied = 0;
+        }
         if !n.witness {
             n.replica = Some(Replica::new(life, n.disk.promise, order, timing, end_of(&n.disk.durable)));
         }

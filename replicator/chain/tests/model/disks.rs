@@ -40,7 +40,7 @@ impl Protocol {
     }
 
     /// The copy starts as an incarnation that is one above its own. If the disk has lived more lives since, that is seen, and it counts as wiped.
-    /// If not, its place in the log may show it. One that ends at or above the start nobody can tell from the disk itself.
+    /// If not, its place in the log may show it. One that ends at the start or in the epoch nobody can tell from the disk itself.
     pub(crate) fn put_back(&self, s: &mut State) -> Option<()> {
         let (slot, copy) = s.copy.take()?;
         let disk = s.disks[slot];
@@ -52,7 +52,7 @@ impl Protocol {
             s.disks[slot] = blank(disk.life);
             return Some(());
         }
-        let seen = copy.life.life < disk.life.life || log.last() < s.at(s.epoch).start.last();
+        let seen = copy.life.life < disk.life.life || !s.explains(s.epoch, log);
         let life = Life { life: disk.life.life + 1, ..disk.life };
         s.disks[slot] = Disk { life, log, durable: log.len(), promise: copy.promise, known: 0, lost: true };
         (seen || self.bounds.unnoticed).then_some(())

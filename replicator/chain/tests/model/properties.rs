@@ -22,6 +22,7 @@ pub(crate) const NO_TRUNCATION: &str = "7 no truncation at or below commit";
 pub(crate) const ENTERS_AT_START: &str = "8 on entry the log ends at the start";
 pub(crate) const FRESH_READS: &str = "9 a read sees what was acknowledged before it";
 pub(crate) const LOST_DISKS_OUT: &str = "11 a wiped or regressed disk isn't eligible";
+pub(crate) const TRUE_DISKS_COUNT: &str = "11 no true disk of the chain counts as regressed";
 
 fn step_broke(state: &State, invariant: u16) -> bool {
     state.broken >> invariant & 1 == 1
@@ -36,6 +37,16 @@ fn committed_everywhere(state: &State) -> bool {
             let there = named.disk == disk.life.disk && !disk.lost;
             !there || disk.log.cut(disk.durable).starts_with(epoch.committed)
         })
+    })
+}
+
+/// What tells an old copy of a member's disk takes no true one for it.
+fn true_disks_count(state: &State) -> bool {
+    state.at(state.epoch).members().all(|(slot, named)| {
+        let disk = &state.disks[slot];
+        let there = named.disk == disk.life.disk && !disk.lost;
+        let durable = disk.log.cut(disk.durable);
+        !there || state.explains(state.epoch, disk.log) && state.explains(state.epoch, durable)
     })
 }
 
@@ -66,6 +77,7 @@ pub(crate) fn invariants() -> Vec<Property<Protocol>> {
         Property::always(ENTERS_AT_START, |p, s| first(p, 8, !step_broke(s, ENTERED_ELSEWHERE))),
         Property::always(FRESH_READS, |p, s| first(p, 9, !step_broke(s, STALE_READ))),
         Property::always(LOST_DISKS_OUT, |p, s| first(p, 11, !step_broke(s, LOST_DISK_COUNTED))),
+        Property::always(TRUE_DISKS_COUNT, |p, s| first(p, 12, true_disks_count(s))),
     ]
 }
 

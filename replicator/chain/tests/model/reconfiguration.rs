@@ -44,7 +44,8 @@ impl Protocol {
                 Some(named) => named.disk == answer.life.disk || !self.holds(Rule::WipedDisksDontCount),
                 None => !self.holds(Rule::LearnersDontCount),
             };
-            in_chain && (answer.log.last() >= current.start.last() || !self.holds(Rule::BelowTheStartDoesntCount))
+            let explained = s.explains(s.epoch, answer.log);
+            in_chain && (explained || !self.holds(Rule::ElsewhereDoesntCount))
         };
         let counted = || s.sealed[n].iter().enumerate().filter_map(|(i, a)| a.filter(|a| eligible(i, a)));
         if self.bounds.unnoticed && counted().all(|answer| answer.lost) {
@@ -52,7 +53,7 @@ impl Protocol {
         }
         let target = match self.holds(Rule::TargetIsGreatest) {
             true => counted().max_by_key(|answer| answer.log.last()),
-            false => counted().max_by_key(|answer| answer.log.len()),
+            false => counted().min_by_key(|answer| answer.log.last()),
         };
         if counted().any(|answer| answer.lost) {
             s.broken |= 1 << LOST_DISK_COUNTED;

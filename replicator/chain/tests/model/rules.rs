@@ -11,7 +11,7 @@ pub(crate) enum Rule {
     SealedIsSilent,
     /// Who is sealed passes no barrier (8, 11).
     SealedPassesNoBarrier,
-    /// The target is the greatest (epoch, index), not the longest log (6).
+    /// The target is the greatest (epoch, index) of those that count, not just one of them (6).
     TargetIsGreatest,
     /// An attempt has one target: a coordinator that has forgotten it needs a new grant (6).
     OneTarget,
@@ -51,8 +51,8 @@ pub(crate) enum Rule {
     WipedDisksDontCount,
     /// A disk whose incarnation isn't greater than all that were seen of it is an old copy, and counts as wiped (2).
     OldLivesDontCount,
-    /// A disk of the chain that ends below the start is an old copy, and isn't eligible (2).
-    BelowTheStartDoesntCount,
+    /// A disk of the chain that ends neither at the start nor in the epoch is an old copy, and isn't eligible (2).
+    ElsewhereDoesntCount,
     /// A barrier is passed by every member (11).
     BarrierAsksAll,
     /// The barrier was begun after the read came (11).

@@ -212,6 +212,12 @@ impl State {
         &mut self.epochs[usize::from(epoch) - 1]
     }
 
+    /// Whether the log of a member of the epoch can end so: at the start, or with what the epoch appended.
+    pub(crate) fn explains(&self, epoch: u8, log: Log) -> bool {
+        let (last, start) = (log.last(), self.at(epoch).start.last());
+        last == start || last >= start && last.0 >= epoch
+    }
+
     pub(crate) fn send(&mut self, entry: Entry) {
         self.sent |= 1 << entry.0;
     }

@@ -43,7 +43,7 @@ fn without_refusing_barriers_after_a_seal() {
 fn without_the_greatest_target() {
     let bounds = Bounds { disks: 2, chain: 2, epochs: 3, copies: 1, unnoticed: true, ..SMALL };
     breaks(Rule::TargetIsGreatest, bounds, KEPT);
-    // An old copy that nothing shows to be one does no harm with it, as long as a true disk answers too.
+    // With it, an old copy that nothing shows to be one does no harm, as long as a true disk answers too.
     let protocol = Protocol { bounds, without: None, found: AtomicU32::new(0) };
     let checked = protocol.checker().spawn_bfs().join();
     let found = checked.discoveries();
@@ -148,7 +148,7 @@ fn without_finding_old_lives() {
 
 #[test]
 fn without_a_floor_at_the_start() {
-    breaks(Rule::BelowTheStartDoesntCount, Bounds { disks: 2, chain: 2, epochs: 3, copies: 1, ..SMALL }, KEPT);
+    breaks(Rule::ElsewhereDoesntCount, Bounds { disks: 2, chain: 2, epochs: 3, copies: 1, ..SMALL }, KEPT);
 }
 
 #[test]

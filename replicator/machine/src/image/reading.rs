@@ -40,6 +40,9 @@ pub(crate) fn read(
     let (Kind::Head, len) = frames.header(Kind::Head)? else { return Err(frames.malformed("it has no head")) };
     frames.payload(len, HEAD_BYTES_MAX, &mut payload)?;
     let head: Head = codec::decode(&payload).map_err(|error| frames.malformed(error.to_string()))?;
+    if head.lineages.is_empty() {
+        return Err(frames.malformed("a history without a lineage"));
+    }
     let prepared = prepare(&head.genesis)?;
     let limits = &head.genesis.limits;
 

@@ -1,7 +1,7 @@
 //! Sessions and time, through the whole machine. The table's own properties are tested beside it.
 
 use replicator_machine::{Command, Outcome, Refusal};
-use replicator_types::{Sequence, SessionId};
+use replicator_types::{Lineage, Sequence, SessionId};
 
 use crate::harness::*;
 
@@ -47,6 +47,39 @@ fn unknown_and_foreign_sessions_are_refused() {
     let close = Command::CloseSession { session: unknown.session };
     assert_eq!(node.apply(close).outcome, Outcome::SessionClosed { existed: false });
     assert_eq!(number(&node.query_reply(b"c")), 1, "the module saw the connect only");
+}
+
+#[test]
+fn recovery_closes_every_session_and_refuses_those_of_the_old_lineage() {
+    const NEW: Lineage = Lineage(0x99aa_bbcc_ddee_ff00);
+    let mut node = Node::new();
+    let (mut first, second) = (node.open(), node.open());
+    node.reply(&mut first, b"c");
+    let seen = number(&node.query_reply(b"c"));
+    let old = node.machine.lineages().to_vec();
+    let recovered = node.apply(Command::Recover { replaces: old[0], lineage: NEW });
+    assert_eq!(recovered.outcome, Outcome::Recovered { closed: 2 });
+    assert_eq!(node.machine.lineages(), [old[0], NEW]);
+    assert_eq!(number(&node.query_reply(b"c")), seen + 2, "the module saw both go");
+    assert_eq!(node.machine.stats().sessions, 0);
+    for client in [&first, &second] {
+        assert_eq!(refusal_of(node.send_as(client, client.sequence, 1, b"c").outcome), Refusal::LineageMismatch);
+        assert_eq!(refusal_of(node.send_as(client, client.sequence + 1, 1, b"c").outcome), Refusal::LineageMismatch);
+    }
+    let mut new = node.open();
+    assert!(new.session.is_of(NEW) && !first.session.is_of(NEW));
+    node.reply(&mut new, b"c");
+    let mut replayed = node.replayed(&hostile());
+    assert_eq!(replayed.machine.state_hash(), node.machine.state_hash());
+    assert_eq!(replayed.machine.digest(), node.machine.digest());
+}
+
+#[test]
+fn recovery_of_a_disk_that_never_saw_the_one_before_names_both() {
+    let mut node = Node::new();
+    let (genesis, between, now) = (node.machine.lineages()[0], Lineage(5), Lineage(6));
+    node.apply(Command::Recover { replaces: between, lineage: now });
+    assert_eq!(node.machine.lineages(), [genesis, between, now]);
 }
 
 #[test]

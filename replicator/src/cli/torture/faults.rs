@@ -21,13 +21,15 @@ pub(super) enum Fault {
     Stop,
     /// Stop the primary so; when it goes on, it doesn't know that there is another
     StopPrimary,
+    /// Hand the primary's part to another replica, as `replicator member transfer` does, and measure for how long nothing is acknowledged
+    Transfer,
 }
 
 impl Fault {
     /// How often it is chosen, among the others that may be.
     fn weight(self) -> usize {
         match self {
-            Self::Kill | Self::Primary | Self::Replica | Self::StopPrimary => 3,
+            Self::Kill | Self::Primary | Self::Replica | Self::StopPrimary | Self::Transfer => 3,
             Self::Again | Self::Stop => 2,
             Self::All => 1,
         }
@@ -106,6 +108,11 @@ impl Fault {
                 // Longer than an election takes: another one leads, and writes without it, when it goes on.
                 arena.goes_on(minority > 0).await?;
                 pause(under_load).await;
+            }
+            Self::Transfer => {
+                // Anywhere between two requests of a writer, and between two heartbeats.
+                pause(short).await;
+                arena.transfer(victims[0]).await?;
             }
         }
         Ok(())

@@ -5,7 +5,10 @@ use std::{io::Write as _, time::Duration};
 use anstyle::AnsiColor;
 use serde_json::json;
 
-use super::account::Tally;
+use super::{
+    account::Tally,
+    rounds::{Cause, Outage},
+};
 use crate::cli::{
     output::{self, Format},
     status::Verdict,
@@ -24,8 +27,8 @@ pub(super) struct Report {
     /// Defects in words, the first ones.
     pub(super) told: Vec<String>,
     pub(super) verdict: Verdict,
-    /// For how long nothing was acknowledged after the deaths for which that was measured.
-    pub(super) outages: Vec<Duration>,
+    /// For how long nothing was acknowledged, where that was measured.
+    pub(super) outages: Vec<Outage>,
     pub(super) seconds: f64,
 }
 
@@ -47,6 +50,15 @@ impl Report {
         }
     }
 
+    /// Those of one cause, in the order in which they were measured.
+    fn outages(&self, cause: Cause) -> Vec<Duration> {
+        self.outages.iter().filter(|outage| outage.cause == cause).map(|outage| outage.length).collect()
+    }
+
+    fn outages_ms(&self, cause: Cause) -> Vec<u128> {
+        self.outages(cause).iter().map(Duration::as_millis).collect()
+    }
+
     pub(super) fn print(&self, format: Format) -> anyhow::Result<()> {
         let Tally { acknowledged, lost, doubled, unknown, stale, reads, pushes, missing, phantom, disordered, expired } =
             self.tally;
@@ -55,7 +67,7 @@ impl Report {
                 "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
                 "acknowledged": acknowledged, "lost": lost, "doubled": doubled, "unknown": unknown, "stale": stale, "reads": reads,
                 "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered, "expired": expired,
-                "outages_ms": self.outages.iter().map(Duration::as_millis).collect::<Vec<_>>(),
+                "outages_ms": self.outages_ms(Cause::Death), "transfer_outages_ms": self.outages_ms(Cause::Transfer),
                 "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.told, "seconds": self.seconds,
             })),
             Format::Table => {
@@ -71,13 +83,18 @@ impl Report {
                     self.digests(),
                     self.seconds
                 )?;
-                if let Some(longest) = self.outages.iter().max() {
-                    let mut sorted = self.outages.clone();
+                let causes = [
+                    (Cause::Death, "after the death of one replica", "death"),
+                    (Cause::Transfer, "around a hand-over", "hand-over"),
+                ];
+                for (cause, when, one) in causes {
+                    let mut sorted = self.outages(cause);
                     sorted.sort_unstable();
+                    let Some(longest) = sorted.last() else { continue };
                     println!(
-                        "after the death of one replica, nothing was acknowledged for {} ms (median of {}), at most {} ms",
+                        "{when}, nothing was acknowledged for {} ms (median of {}), at most {} ms",
                         sorted[sorted.len() / 2].as_millis(),
-                        output::count(sorted.len(), "death"),
+                        output::count(sorted.len(), one),
                         longest.as_millis()
                     );
                 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use replicator_proto::replicator::v1::TransferPrimaryRequest;
 use rustix::process::Signal;
 
 use super::{chance::Chance, faults::Fault, world::World, writers::Way};
@@ -14,11 +15,27 @@ use crate::cli::cluster::{Cluster, PATIENCE};
 /// Acknowledgements that every writer must get between two rounds.
 const ADVANCE: u64 = 10;
 const POLL: Duration = Duration::from_millis(10);
-/// How long after a death an outage may begin, and how finely it is measured.
+/// How long after a death or a hand-over an outage may begin, and how finely it is measured.
 const OUTAGE_WATCHED: Duration = Duration::from_millis(1_500);
 const OUTAGE_POLL: Duration = Duration::from_millis(1);
 /// A pause that is no outage.
 const OUTAGE_MIN: Duration = Duration::from_millis(50);
+
+/// What a time without acknowledgements came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A replica was killed.
+    Death,
+    /// The primary's part was handed over.
+    Transfer,
+}
+
+/// A time in which nothing was acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outage {
+    pub(super) cause: Cause,
+    pub(super) length: Duration,
+}
 
 /// The cluster while something is done to it.
 pub(super) struct Arena<'a> {
@@ -27,7 +44,7 @@ pub(super) struct Arena<'a> {
     stopped: BTreeSet<usize>,
     /// What was done, for people.
     deeds: Vec<String>,
-    outage: Option<Duration>,
+    outage: Option<Outage>,
 }
 
 impl Arena<'_> {
@@ -40,11 +57,11 @@ impl Arena<'_> {
         (0..self.nodes()).filter(|&index| !self.cluster.is_witness(index)).collect()
     }
 
-    /// Watches for a while after a death, and takes the longest time in which nothing at all is acknowledged.
-    pub(super) async fn measure_outage(&mut self) {
+    /// Watches for a while, and takes the longest time in which nothing at all is acknowledged.
+    async fn outage(&self) -> Duration {
         let began = Instant::now();
         let (mut count, mut at, mut longest) = (self.acknowledged(), began, Duration::ZERO);
-        // What was on its way at the death may come at once; the outage follows.
+        // What was on its way may come at once; the outage follows.
         while began.elapsed() < OUTAGE_WATCHED || (at.elapsed() > OUTAGE_MIN && began.elapsed() < PATIENCE) {
             tokio::time::sleep(OUTAGE_POLL).await;
             let now = self.acknowledged();
@@ -53,7 +70,32 @@ impl Arena<'_> {
             }
             longest = longest.max(at.elapsed());
         }
-        self.outage = Some(longest);
+        longest
+    }
+
+    /// Measures the outage that a death leaves behind.
+    pub(super) async fn measure_outage(&mut self) {
+        self.outage = Some(Outage { cause: Cause::Death, length: self.outage().await });
+    }
+
+    /// Hands the primary's part to another replica, and measures meanwhile. `choice` says which one of those that aren't the primary.
+    pub(super) async fn transfer(&mut self, choice: usize) -> anyhow::Result<()> {
+        let primary = self.primary().await?;
+        let others: Vec<usize> = self.replicas().into_iter().filter(|&index| index != primary).collect();
+        let target = others[choice % others.len()];
+        let (from, to) = (self.cluster.name(primary), self.cluster.name(target));
+        let deed = format!("transfer {from} to {to}");
+        let handed_over = async {
+            let mut admin = self.cluster.client().admin(&self.world.endpoints[primary]).await?;
+            let asked = Instant::now();
+            let request = TransferPrimaryRequest { node_id: to.to_owned() };
+            admin.transfer_primary(request).await.with_context(|| format!("{from} did not hand over to {to}"))?;
+            anyhow::Ok(asked.elapsed())
+        };
+        let (answered, length) = tokio::join!(handed_over, self.outage());
+        self.deeds.push(format!("{deed} (answered after {} ms)", answered?.as_millis()));
+        self.outage = Some(Outage { cause: Cause::Transfer, length });
+        Ok(())
     }
 
     fn acknowledged(&self) -> u64 {
@@ -124,7 +166,7 @@ pub(super) struct Played {
     /// In words.
     pub(super) deeds: String,
     /// For how long nothing was acknowledged, if that was measured.
-    pub(super) outage: Option<Duration>,
+    pub(super) outage: Option<Outage>,
 }
 
 /// Plays one round. Says what it did.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The name of their folder.
-const IMAGES: &str = "snapshots";
+pub(super) const IMAGES: &str = "snapshots";
 /// Images that are kept.
 const KEPT: usize = 2;
 
@@ -126,7 +126,7 @@ impl NodeImages {
         let Some(manifest) = from else { return Ok(()) };
         let position = manifest.position();
         self.set_newest(&manifest);
-        if self.holds(position)? {
+        if self.log.holds(position)? {
             return Ok(());
         }
         tracing::info!(%position, "the log doesn't reach the image: it begins anew behind it");
@@ -153,14 +153,6 @@ impl NodeImages {
             }
         }
         Ok(None)
-    }
-
-    fn holds(&self, position: Position) -> Result<bool, StorageError> {
-        if self.log.ends().purged == Some(position) {
-            return Ok(true);
-        }
-        let record = self.log.read(position.index, position.index.next(), 0)?;
-        Ok(record.first().is_some_and(|record| record.position == position))
     }
 
     fn set_newest(&self, manifest: &SnapshotManifest) {

@@ -12,15 +12,17 @@ use replicator_chain::{
 };
 use replicator_storage::Log;
 use replicator_types::{
-    DiskId, LogIndex, Position,
+    DiskId, Epoch, LogIndex, Position,
     codec::{self, Format},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{
+        OwnedSemaphorePermit,
         mpsc::{UnboundedReceiver, UnboundedSender},
         oneshot, watch,
     },
+    task::JoinHandle,
     time::MissedTickBehavior,
 };
 
@@ -37,8 +39,8 @@ const LEADER_TICKS: u64 = 20;
 
 /// What happens to a node's part in the chain.
 pub(super) enum Input {
-    /// A disk has sent this.
-    Wire(DiskId, Wire),
+    /// A disk has sent this; another disk's holds a permit, so that a peer can't fill this node's memory.
+    Wire(DiskId, Wire, Option<OwnedSemaphorePermit>),
     /// A new stream to this disk: what was sent before may be lost.
     Connected(DiskId),
     /// This node's clients, or another's, want these in the log.
@@ -113,6 +115,8 @@ pub(super) struct Driver {
     ticks: u64,
     leader: Option<DiskId>,
     cut_off_ticks: u64,
+    /// A disk is leaving the group's voters.
+    removal: Option<JoinHandle<()>>,
 }
 
 impl Driver {
@@ -130,6 +134,7 @@ impl Driver {
             ticks: 0,
             leader: None,
             cut_off_ticks: 0,
+            removal: None,
         }
     }
 
@@ -169,10 +174,13 @@ impl Driver {
     }
 
     fn take(&mut self, input: Input) {
+        if self.parts.failed.borrow().is_some() {
+            return; // What the replica believes of its log may not be so.
+        }
         match input {
-            Input::Wire(from, Wire::Message(message)) => self.receive(from, message),
-            Input::Wire(from, Wire::Wish(wish)) => self.wished(from, wish),
-            Input::Wire(_, Wire::Refused(wish, why)) => self.wishes.refused(wish, &why),
+            Input::Wire(from, Wire::Message(message), _permit) => self.receive(from, message),
+            Input::Wire(from, Wire::Wish(wish), _) => self.wished(from, wish),
+            Input::Wire(_, Wire::Refused(wish, why), _) => self.wishes.refused(wish, &why),
             Input::Connected(disk) => self.replica(Event::Connected(disk)),
             Input::Propose(entries, fate) => {
                 let number = self.proposals.ask(fate);
@@ -235,7 +243,12 @@ impl Driver {
             && self.record.configuration.is_none()
             && let Some(chain) = self.founding.chain(&self.members)
         {
-            self.propose_to_group(Command::Found { chain, least_chain: self.parts.least_chain });
+            self.propose_to_group(Command::Found {
+                epoch: Epoch(1),
+                chain,
+                start: None,
+                least_chain: self.parts.least_chain,
+            });
         }
         self.replica(Event::Tick);
         self.coordinate(CoordinatorEvent::Tick);
@@ -301,7 +314,7 @@ impl Driver {
     fn send(&self, to: DiskId, wire: Wire) {
         if to == self.parts.own {
             // Not now: the event that asked for it is still being carried out.
-            let _ = self.parts.inputs.send(Input::Wire(to, wire));
+            let _ = self.parts.inputs.send(Input::Wire(to, wire, None));
         } else {
             self.parts.mesh.send(to, codec::encode(&wire).into());
         }
@@ -332,15 +345,20 @@ impl Driver {
         }
     }
 
-    /// Out of the chain, it leaves the group's voters too: whoever leads the group does that, and it isn't the one that leaves.
-    fn remove_voter(&self, disk: DiskId) {
+    /// Out of the chain, it leaves the group's voters too: whoever leads the group does that, and it isn't the one that leaves. One change
+    /// at a time; who wishes asks until it is done.
+    fn remove_voter(&mut self, disk: DiskId) {
+        let under_way = self.removal.as_ref().is_some_and(|removal| !removal.is_finished());
+        if under_way || !self.members.iter().any(|member| member.disk == disk) {
+            return;
+        }
         let group = self.parts.group.clone();
-        tokio::spawn(async move {
+        self.removal = Some(tokio::spawn(async move {
             match group.remove_voter(disk).await {
                 Ok(()) => tracing::info!(%disk, "is no member of the cluster any more"),
                 Err(error) => tracing::warn!(%disk, %error, "is out of the chain, and votes on still; remove it again"),
             }
-        });
+        }));
     }
 
     /// What becomes of it shows in the record; a lost one is proposed again.
@@ -363,6 +381,9 @@ impl Driver {
             return self.fail(what);
         }
         for effect in effects {
+            if self.parts.failed.borrow().is_some() {
+                return; // The effects after one that failed build on it.
+            }
             self.carry_out(effect);
         }
     }

@@ -14,10 +14,11 @@ use crate::replication::{ApplySink, Committed};
 
 /// An entry of the group's log.
 #[derive(Serialize, Deserialize)]
-struct LoggedCommand(Command);
+pub(super) struct LoggedCommand(pub(super) Command);
 
 impl Format for LoggedCommand {
     const WHAT: &'static str = "chain command";
+    const VERSION: u8 = 2;
 }
 
 pub(super) fn encode(command: Command) -> Bytes {

@@ -10,6 +10,7 @@ mod founding;
 mod group;
 mod log_view;
 mod mesh;
+pub mod offline;
 mod proposals;
 mod wishes;
 
@@ -22,7 +23,7 @@ use replicator_storage::{Log, StorageError};
 use replicator_types::{DiskId, Epoch, LogIndex, Position, codec};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
 };
 
 use self::{
@@ -37,6 +38,9 @@ use super::{
     majority::{self, Majority},
 };
 use crate::transport::{Envelope, Join, JoinAnswer, Peers};
+
+/// Messages of peers that may wait for the driver.
+const WIRE_WAITING_MAX: usize = 1_024;
 
 /// Where a disk keeps its promise: durable before it is answered (safety rule 4).
 pub trait PromiseStore: Send + Sync + 'static {
@@ -100,6 +104,7 @@ struct Seen {
 pub struct Chain {
     group: Arc<Majority>,
     inputs: mpsc::UnboundedSender<Input>,
+    wire_permits: Arc<Semaphore>,
     view: watch::Receiver<View>,
     seen: watch::Receiver<Seen>,
     failed: watch::Receiver<Option<String>>,
@@ -165,7 +170,8 @@ impl Chain {
             failed: fail,
         };
         group.spawn(Driver::new(driver).run(incoming, tick));
-        Ok(Self { group: majority, inputs, view: viewed, seen: shown, failed, tick })
+        let wire_permits = Arc::new(Semaphore::new(WIRE_WAITING_MAX));
+        Ok(Self { group: majority, inputs, wire_permits, view: viewed, seen: shown, failed, tick })
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
@@ -265,12 +271,13 @@ impl Strategy for Chain {
         from: DiskId,
         mut payloads: BoxStream<'static, Bytes>,
     ) -> BoxFuture<'static, Result<(), PeerMessageError>> {
-        let inputs = self.inputs.clone();
+        let (inputs, permits) = (self.inputs.clone(), self.wire_permits.clone());
         async move {
             while let Some(payload) = payloads.next().await {
                 let wire = codec::decode::<Wire>(&payload);
                 let wire = wire.map_err(|error| PeerMessageError::Malformed(error.to_string()))?;
-                if inputs.send(Input::Wire(from, wire)).is_err() {
+                let permit = permits.clone().acquire_owned().await.ok();
+                if inputs.send(Input::Wire(from, wire, permit)).is_err() {
                     return Err(PeerMessageError::Stopped("its task has ended".into()));
                 }
             }

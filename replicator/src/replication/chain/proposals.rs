@@ -43,13 +43,16 @@ impl Proposals {
         }
     }
 
-    /// A new configuration keeps the log up to `start`; what was accepted beyond may come back from nowhere, or not.
+    /// A new configuration keeps the log up to `start`. What was accepted in its own epoch stays, and what the start's epoch has below it; of
+    /// everything else it is unknown whether the start's log has it.
     pub(super) fn lost_after(&mut self, start: Option<Position>, epoch: Epoch) {
-        let lost = |last: Position| last.epoch < epoch && Some(last) > start;
-        let (lost, kept): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.accepted).into_iter().partition(|(last, _)| lost(*last));
+        let kept = |last: Position| {
+            last.epoch == epoch || start.is_some_and(|start| start.epoch == last.epoch && last.index <= start.index)
+        };
+        let (kept, unknown): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.accepted).into_iter().partition(|(last, _)| kept(*last));
         self.accepted = kept;
-        for (_, fate) in lost {
+        for (_, fate) in unknown {
             let _ = fate.send(Fate::Unknown);
         }
     }

@@ -4,11 +4,13 @@
 //! runs on a current-thread runtime that it shares with the server of its peers alone: heartbeats never wait for clients or for the module.
 //!
 //! What we add to openraft: a voter is its disk, and a replaced disk joins as learner first ([`membership`]); votes live
-//! in `meta` and entries in our log ([`log_store`]); pre-vote is on, and answers for what it is asked ([`network`]).
+//! in `meta` and entries in our log ([`log_store`]); pre-vote is on, and answers for what it is asked ([`network`]); an operator's recovery
+//! reads and extends a log without a group ([`offline`]).
 
 mod log_store;
 mod membership;
 mod network;
+pub mod offline;
 mod state_machine;
 mod types;
 

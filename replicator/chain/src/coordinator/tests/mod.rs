@@ -1,5 +1,6 @@
 //! The coordinator alone, on members that answer at once. Whole nodes are driven by the golden scripts.
 
+mod answers;
 mod joining;
 mod leaving;
 mod trouble;
@@ -41,7 +42,8 @@ impl Bench {
     /// A chain of `members`, each with entries 0..5 of epoch 1, and the coordinator of a witness that leads.
     fn new(members: &[u64]) -> Self {
         let mut record = Record::default();
-        record.apply(Command::Found { chain: members.iter().map(|disk| life(*disk, 1)).collect(), least_chain: LEAST });
+        let chain = members.iter().map(|disk| life(*disk, 1)).collect();
+        record.apply(Command::Found { epoch: Epoch(1), chain, start: None, least_chain: LEAST });
         let mut bench = Self {
             coordinator: Coordinator::new(DiskId(9), 0, Timing::default()),
             record,

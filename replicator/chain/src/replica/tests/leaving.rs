@@ -234,7 +234,9 @@ fn a_later_life_knows_the_start_committed_unless_the_disk_lost_it() {
     let mut whole = bench(entries(&[(1, 0), (3, 1), (4, 2)]));
     let effects = whole.configure(named.clone());
     assert_eq!(effects[..2], [Effect::Committed(Position::new(3, 1)), Effect::Left(named.clone())]);
-    for lost in [entries(&[(1, 0)]), entries(&[(1, 0), (1, 1), (4, 2)])] {
+    // Below the start; another entry there; above it, with what was cut off before the epoch began.
+    let cut_off = entries(&[(1, 0), (3, 1), (3, 2)]);
+    for lost in [entries(&[(1, 0)]), entries(&[(1, 0), (1, 1), (4, 2)]), cut_off] {
         assert!(matches!(bench(lost).configure(named.clone())[..], [Effect::Damaged(_)]));
     }
 }

@@ -3,6 +3,7 @@
 mod appending;
 mod faults;
 mod fetching;
+mod guards;
 mod leaving;
 mod world;
 

@@ -86,7 +86,8 @@ impl World {
             promise: Promise::default(),
         };
         let mut record = Record::default();
-        record.apply(Command::Found { chain: (1..=founders).map(life).collect(), least_chain: 1 });
+        let chain = (1..=founders).map(life).collect();
+        record.apply(Command::Found { epoch: Epoch(1), chain, start: None, least_chain: 1 });
         Self {
             dice: Dice(seed),
             order,

@@ -22,10 +22,11 @@ impl Driver {
             }
             Effect::StorePromise(promise) => {
                 let (promises, inputs) = (self.parts.promises.clone(), self.parts.inputs.clone());
-                tokio::task::spawn_blocking(move || {
-                    let _ = inputs.send(match promises.save(promise) {
-                        Ok(()) => Input::Promised(promise),
-                        Err(error) => Input::Failed(error.to_string()),
+                tokio::spawn(async move {
+                    let _ = inputs.send(match tokio::task::spawn_blocking(move || promises.save(promise)).await {
+                        Ok(Ok(())) => Input::Promised(promise),
+                        Ok(Err(error)) => Input::Failed(error.to_string()),
+                        Err(panicked) => Input::Failed(panicked.to_string()),
                     });
                 });
             }

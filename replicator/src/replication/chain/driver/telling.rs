@@ -32,7 +32,8 @@ impl Driver {
         };
         Some(format!(
             "no majority of the {count} nodes that decide about the chain can be reached ({} away): it can't be changed, so writes and linearizable reads wait \
-             while a member of it is dead. Start nodes again, until {} of the {count} run{help}. If they are lost for ever: stop this node and use `replicator recover`",
+             while a member of it is dead. Start nodes again, or mend this one's network, until it \
+             reaches {} of the {count}{help}. If they are lost for ever: stop this node and use `replicator recover`",
             away.join(", "),
             count / 2 + 1
         ))
@@ -75,7 +76,8 @@ impl Driver {
         });
         let detail = match self.group_trouble() {
             Some(trouble) => trouble,
-            None if self.leads() => self.trouble(),
+            // Cut off, it would take its own loneliness for the death of the others.
+            None if self.leads() && self.cut_off_ticks == 0 => self.trouble(),
             None => String::new(),
         };
         self.parts.seen.send_replace(Seen { standing, epoch, chain, detail, coordinator: self.leader });
