@@ -92,6 +92,8 @@ fn stream_of_queries_answers_each_on_its_own_whatever_stands_beside_it() {
         let cluster = s.cluster(3, &module("counter")).await?;
         let mut writer = cluster.node(0).await?;
         let session = writer.session(0).await?;
+        // Of this history, and never opened.
+        let unknown = [&session[..15], &[!session[15]]].concat();
         let numbered = |number, query| NumberedQuery { number, query: Some(query) };
         for reader in 0..3 {
             let mut node = cluster.node(reader).await?;
@@ -113,11 +115,12 @@ fn stream_of_queries_answers_each_on_its_own_whatever_stands_beside_it() {
                     numbered(4, QueryRequest { session_id: vec![1; 3].into(), ..linearizable("get x") }),
                     numbered(5, QueryRequest { consistency: Consistency::Local.into(), ..linearizable("get y") }),
                     numbered(6, QueryRequest { session_id: session.clone(), ..linearizable("get x") }),
-                    numbered(7, QueryRequest { session_id: vec![1; 16].into(), ..linearizable("get x") }),
+                    numbered(7, QueryRequest { session_id: unknown.clone().into(), ..linearizable("get x") }),
+                    numbered(8, QueryRequest { session_id: vec![1; 16].into(), ..linearizable("get x") }),
                 ];
                 queries.send(QueryStreamRequest { queries: group }).await?;
                 let mut found = BTreeMap::new();
-                while found.len() < 6 {
+                while found.len() < 7 {
                     let message = tokio::time::timeout(5 * SECOND, answers.message()).await?;
                     for result in message?.context("the answers ended")?.results {
                         let before = found.insert(result.number, result.result.context("an empty result")?);
@@ -130,7 +133,8 @@ fn stream_of_queries_answers_each_on_its_own_whatever_stands_beside_it() {
                     };
                     ensure!(read.response == sequence.to_string() && read.node_id == cluster[reader].name, "{read:?}");
                 }
-                for (number, expected) in [(4, Reason::InvalidRequest), (7, Reason::SessionExpired)] {
+                let refused = [(4, Reason::InvalidRequest), (7, Reason::SessionExpired), (8, Reason::LineageMismatch)];
+                for (number, expected) in refused {
                     let query_result::Result::Error(error) = &found[&number] else { bail!("{:?}", found[&number]) };
                     ensure!(error.reason() == expected, "{error:?}");
                 }

@@ -1,11 +1,13 @@
 //! `replicator member`: who does what.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use replicator_client::Client;
 use replicator_proto::replicator::v1 as pb;
-
 use serde_json::json;
+use tonic::Code;
 
 use super::{
     Endpoints, Failure, Output,
@@ -57,24 +59,38 @@ async fn remove(args: MemberArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How long a primary is looked for: a change of primaries, by another operator's wish or a death, takes less.
+const PRIMARY_MAX: Duration = Duration::from_secs(5);
+
 async fn transfer(args: MemberArgs) -> Result<(), Failure> {
     let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
-    let nodes = survey(&client, &args.endpoints.endpoints).await;
-    let primary =
-        nodes.iter().filter_map(|node| node.status.as_ref().ok()).find(|s| s.state() == pb::NodeState::Primary);
-    let primary = primary.context("no primary is known now; `replicator status` tells why")?;
-    if primary.node_id == args.node {
-        let told = format!("{} is the primary already", args.node);
-        return tell(args.output.output, &primary.node_id, &args.node, &told);
+    let began = Instant::now();
+    loop {
+        let nodes = survey(&client, &args.endpoints.endpoints).await;
+        let statuses = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
+        let Some((node, primary)) = statuses.clone().find(|(_, s)| s.state() == pb::NodeState::Primary) else {
+            if statuses.count() == 0 || began.elapsed() > PRIMARY_MAX {
+                return Err(anyhow::anyhow!("no primary is known now; `replicator status` tells why").into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if primary.node_id == args.node {
+            let told = format!("{} is the primary already", args.node);
+            return tell(args.output.output, &primary.node_id, &args.node, &told);
+        }
+        let request = pb::TransferPrimaryRequest { node_id: args.node.clone() };
+        match client.admin(&node.endpoint).await?.transfer_primary(request).await {
+            // It was the primary when it was asked for its status.
+            Err(status) if status.code() == Code::FailedPrecondition && began.elapsed() < PRIMARY_MAX => {}
+            Err(status) => return Err(anyhow::anyhow!("{}", status.message()).into()),
+            Ok(moved) => {
+                let moved = moved.into_inner().primary_node_id;
+                let told = format!("{} → {moved}", primary.node_id);
+                return tell(args.output.output, &primary.node_id, &moved, &told);
+            }
+        }
     }
-    let address =
-        nodes.iter().find(|n| n.status.as_ref().is_ok_and(|s| s.node_id == primary.node_id)).map(|n| &n.endpoint);
-    let address = address.context("the primary's address is not known")?;
-    let request = pb::TransferPrimaryRequest { node_id: args.node };
-    let moved = client.admin(address).await?.transfer_primary(request).await;
-    let moved = moved.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner();
-    let told = format!("{} → {}", primary.node_id, moved.primary_node_id);
-    tell(args.output.output, &primary.node_id, &moved.primary_node_id, &told)
 }
 
 fn tell(format: Format, from: &str, to: &str, told: &str) -> Result<(), Failure> {

@@ -4,6 +4,8 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use replicator_storage::{DiskLog, Log, NodeDir, OpenReport, Record, StorageError};
@@ -45,6 +47,11 @@ pub(crate) fn crashed(batches: &[u64]) -> Crashed {
     log.truncate_after(Some(Position::new(2, 108))).unwrap();
     append(&log, records(3, 109..120));
     flush(&log);
+    let (made_ahead, began) = (log_dir.join("0000000003.seg"), Instant::now());
+    while !made_ahead.exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "no segment is made ahead");
+        thread::yield_now();
+    }
     let before = files(&log_dir);
     let durable = read_all(&log);
     assert_eq!(segments(&before).len(), 3, "two segments are full");
