@@ -1,4 +1,4 @@
-//! Physical images: everything that a replica needs to go on from one position of the log (`docs/formats-image.md`).
+//! Physical images: everything that a replica needs to go on from one position of the log (`docs/formats.md`).
 //!
 //! An [`Image`] is a machine's state at one position, taken in a few milliseconds between two entries and written by
 //! any thread while the machine goes on: its memory is the frozen shadow ([`crate::shadow`]), the session table and the
