@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     applier::AppliedState,
     founding::Founding,
-    images::CatchUp,
+    images::{CatchUp, ImageUnusable},
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},

@@ -45,6 +45,9 @@ impl Node {
         }
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.restarted.send_modify(|restart| restart.caught_up_ms = Some(took_ms));
+        if goal == LogIndex(0) {
+            return; // There was nothing to catch up with.
+        }
         let restart = self.restart();
         let taken = restart.fetched.as_ref().filter(|fetched| fetched.entered).map_or_else(
             || format!("{} entries of the log", goal.0.saturating_sub(restart.own.0)),

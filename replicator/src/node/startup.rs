@@ -9,7 +9,7 @@ use futures::FutureExt;
 use replicator_chain::Promise;
 use replicator_machine::{Command, Machine};
 use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
+use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     ephemerals::QUERIES_WAITING_MAX,
     founding::FoundingCall,
     images,
-    images::{NodeImages, Policy},
+    images::{ImageUnusable, NodeImages, Policy},
     modules::Modules,
     proposals::Proposals,
     proposer::Proposer,
@@ -88,6 +88,16 @@ pub enum StartError {
     DiskFull {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The machine can't go on from an image that is whole.
+    #[error(
+        "can't go on from the image of {position} in this node's folder: {error}. It is left as it is; use the program that wrote it"
+    )]
+    Image {
+        /// Of what.
+        position: Position,
+        /// Why.
+        error: ImageUnusable,
     },
     /// The folder is of a cluster with another mode.
     #[error("the cluster in {} runs in {stored} mode, and the configuration says {configured}; correct the latter", dir.display())]
@@ -189,6 +199,7 @@ impl Node {
             peers: peers.clone(),
             clock: seams.clock.clone(),
             config: config.images,
+            configured: config.peers.clone(),
         })?;
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);

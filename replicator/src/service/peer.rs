@@ -227,8 +227,13 @@ impl PeerService for PeerApi {
         &self,
         request: Request<pb::FetchImageRequest>,
     ) -> Result<Response<Self::FetchImageStream>, Status> {
-        let pb::FetchImageRequest { envelope: sender, epoch, log_index, known_manifest, offset } = request.into_inner();
-        self.node.admit(&envelope(sender)?).await?;
+        let pb::FetchImageRequest { cluster_id, lineage, epoch, log_index, known_manifest, offset } =
+            request.into_inner();
+        let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
+        // Whoever belongs to this history may have its images: a new disk knows none of ours yet.
+        if cluster.is_none() || cluster != self.node.status().cluster {
+            return Err(Status::failed_precondition("this node takes no part in that cluster's history"));
+        }
         let at_least = Position::new(epoch, log_index);
         let served = self.node.serve_image(at_least, &known_manifest, offset).await;
         let served = served.map_err(|error| Status::internal(error.to_string()))?;

@@ -445,13 +445,15 @@ impl PeerChannel {
     /// If the peer has none, or doesn't answer.
     pub async fn fetch_image(
         &self,
-        envelope: Envelope,
+        cluster: (ClusterId, Lineage),
         at_least: Position,
         known: Option<Bytes>,
         offset: u64,
     ) -> Result<ImageParts, TransportError> {
+        let (cluster_id, lineage) = split_cluster(Some(cluster));
         let request = pb::FetchImageRequest {
-            envelope: Some(envelope.into()),
+            cluster_id,
+            lineage,
             epoch: at_least.epoch.0,
             log_index: at_least.index.0,
             known_manifest: known.unwrap_or_default(),

@@ -5,14 +5,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use replicator_storage::{MemberMemory, SnapshotManifest, SnapshotReceiver};
+use replicator_storage::{SnapshotManifest, SnapshotReceiver};
 use replicator_types::{DiskId, Position, codec};
 
 use super::{CatchUp, NodeImages};
 use crate::{
     replication::{Image, Images as _},
-    transport::{Envelope, ImagePart},
+    transport::ImagePart,
 };
+
+/// A peer that may have an image.
+struct Source {
+    node: String,
+    address: String,
+    /// Its disk, if that is known.
+    disk: Option<DiskId>,
+}
 
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
@@ -25,7 +33,7 @@ impl NodeImages {
         }
         let mut why = "no peer is known".to_owned();
         let mut peers = self.others();
-        peers.sort_by_key(|peer| peer.disk == first);
+        peers.sort_by_key(|peer| peer.disk == Some(first));
         for peer in peers {
             match self.fetch_from(&peer, at_least).await {
                 Ok(manifest) => {
@@ -44,7 +52,7 @@ impl NodeImages {
             match self.fetch_from(&peer, at_least).await {
                 Ok(manifest) => match self.machine_enters(manifest.position()).await {
                     Ok(()) => return Some(manifest),
-                    Err(error) => tracing::warn!(peer = peer.node, error, "its image can't be used"),
+                    Err(error) => tracing::warn!(peer = peer.node, %error, "its image can't be used"),
                 },
                 Err(error) => tracing::warn!(peer = peer.node, error, "no image from this peer"),
             }
@@ -52,26 +60,34 @@ impl NodeImages {
         None
     }
 
-    fn others(&self) -> Vec<MemberMemory> {
+    /// The members that are known, and who is configured: a new disk knows no members yet.
+    fn others(&self) -> Vec<Source> {
         let meta = self.dir.meta();
-        meta.members.iter().filter(|member| member.disk != meta.disk).cloned().collect()
+        let members = meta.members.iter().filter(|member| member.disk != meta.disk);
+        let mut sources: Vec<Source> = members
+            .map(|member| Source {
+                node: member.node.clone(),
+                address: member.peer_address.clone(),
+                disk: Some(member.disk),
+            })
+            .collect();
+        for peer in &self.configured {
+            if sources.iter().all(|source| source.node != *peer.name.as_str()) {
+                let (node, address) = (peer.name.to_string(), peer.peer_address.to_string());
+                sources.push(Source { node, address, disk: None });
+            }
+        }
+        sources
     }
 
-    /// Of this disk, to that peer; None: this node belongs to no cluster.
-    fn envelope(&self, to: DiskId) -> Option<Envelope> {
-        let meta = self.dir.meta();
-        let (cluster, lineage) = meta.cluster?;
-        Some(Envelope { cluster, lineage, from: meta.disk, incarnation: meta.incarnation, to })
-    }
-
-    async fn fetch_from(self: &Arc<Self>, peer: &MemberMemory, at_least: Position) -> Result<SnapshotManifest, String> {
+    async fn fetch_from(self: &Arc<Self>, peer: &Source, at_least: Position) -> Result<SnapshotManifest, String> {
         let began = Instant::now();
-        let channel = self.peers.channel(&peer.peer_address).map_err(|error| error.to_string())?;
+        let channel = self.peers.channel(&peer.address).map_err(|error| error.to_string())?;
         let mut receiver = self.receiver(None).await?;
         let known = receiver.as_ref().map(|receiver| codec::encode(receiver.manifest()).into());
         let offset = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
-        let envelope = self.envelope(peer.disk).ok_or("this node belongs to no cluster yet")?;
-        let asked = channel.fetch_image(envelope, at_least, known, offset).await;
+        let cluster = self.dir.meta().cluster.ok_or("this node belongs to no cluster yet")?;
+        let asked = channel.fetch_image(cluster, at_least, known, offset).await;
         let mut parts = asked.map_err(|error| error.to_string())?;
         while let Some(part) = parts.next().await.map_err(|error| error.to_string())? {
             match part {

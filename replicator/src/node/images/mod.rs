@@ -20,9 +20,12 @@ use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{runtime::Handle, sync::watch};
 
 pub(super) use self::{serving::Served, taking::Policy};
-use super::applier::{Applier, FetchModule, Work};
+use super::{
+    StartError,
+    applier::{Applier, FetchModule, Work},
+};
 use crate::{
-    config::ImageConfig,
+    config::{ImageConfig, Peer},
     replication::{Image, Images},
     seams::Clock,
     transport::Peers,
@@ -48,6 +51,43 @@ pub struct CatchUp {
     pub entered: bool,
 }
 
+/// Why the machine can't go on from an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageUnusable {
+    /// Its bytes aren't those that were written.
+    #[error("{0}")]
+    Damaged(String),
+    /// It is whole, and this program or this machine can't go on from it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<StorageError> for ImageUnusable {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::DamagedSnapshot { .. } | StorageError::NoSnapshot { .. } => Self::Damaged(error.to_string()),
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<ImageError> for ImageUnusable {
+    fn from(error: ImageError) -> Self {
+        match error {
+            // The reader passes the store's own errors on.
+            ImageError::Read { source, offset } => match source.downcast::<StorageError>() {
+                Ok(error) => error.into(),
+                Err(source) => Self::Refused(format!("at byte {offset}: {source}")),
+            },
+            ImageError::Truncated { .. }
+            | ImageError::NotAnImage
+            | ImageError::Malformed { .. }
+            | ImageError::Damaged { .. } => Self::Damaged(error.to_string()),
+            ImageError::Version { .. } | ImageError::Refused(_) => Self::Refused(error.to_string()),
+        }
+    }
+}
+
 /// The images of a node.
 pub(super) struct NodeImages {
     dir: NodeDir,
@@ -59,6 +99,7 @@ pub(super) struct NodeImages {
     peers: Peers,
     clock: Arc<dyn Clock>,
     config: ImageConfig,
+    configured: Vec<Peer>,
     /// Downloads and files are not for the group's thread.
     runtime: Handle,
     newest: RwLock<Option<Image>>,
@@ -77,6 +118,8 @@ pub(super) struct Parts {
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: ImageConfig,
+    /// The other nodes, as this one's configuration has them.
+    pub(super) configured: Vec<Peer>,
 }
 
 impl NodeImages {
@@ -85,7 +128,7 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -96,6 +139,7 @@ impl NodeImages {
             peers,
             clock,
             config,
+            configured,
             runtime: Handle::current(),
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
@@ -112,8 +156,8 @@ impl NodeImages {
     /// rule 22). Where images are damaged and the log doesn't make up for them, one of a peer's is fetched.
     ///
     /// # Errors
-    /// If the log can't be changed.
-    pub(super) async fn begin(self: &Arc<Self>) -> Result<(), StorageError> {
+    /// If the log can't be changed, or if an image is whole and this node can't go on from it.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<(), StartError> {
         let purged = self.log.ends().purged;
         let mut from = self.newest_here(purged).await?;
         while let Some(needed) = purged.filter(|_| from.is_none()) {
@@ -133,11 +177,11 @@ impl NodeImages {
         self.log.purge_through(position)?;
         let (done, durable) = tokio::sync::oneshot::channel();
         self.log.flush(Box::new(move |result| drop(done.send(result))))?;
-        durable.await.unwrap_or(Ok(()))
+        Ok(durable.await.unwrap_or(Ok(()))?)
     }
 
     /// The newest image that the machine can go on from, and from which on the log is there; it has entered it.
-    async fn newest_here(self: &Arc<Self>, purged: Option<Position>) -> Result<Option<SnapshotManifest>, StorageError> {
+    async fn newest_here(self: &Arc<Self>, purged: Option<Position>) -> Result<Option<SnapshotManifest>, StartError> {
         for entry in self.store.list()?.into_iter().rev() {
             let position = entry.position;
             if Some(position) < purged {
@@ -145,11 +189,16 @@ impl NodeImages {
             }
             let entered = match entry.manifest {
                 Ok(manifest) => self.machine_enters(position).await.map(|()| manifest),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             };
             match entered {
                 Ok(manifest) => return Ok(Some(manifest)),
-                Err(error) => tracing::error!(%position, error, "an image can't be used"),
+                // It would be counted on, and given to peers.
+                Err(ImageUnusable::Damaged(error)) => {
+                    tracing::error!(%position, error, "an image is damaged, and is removed");
+                    self.store.remove(position)?;
+                }
+                Err(error) => return Err(StartError::Image { position, error }),
             }
         }
         Ok(None)
@@ -161,26 +210,26 @@ impl NodeImages {
     }
 
     /// Puts the image of that position into the machine.
-    async fn machine_enters(self: &Arc<Self>, position: Position) -> Result<(), String> {
+    async fn machine_enters(self: &Arc<Self>, position: Position) -> Result<(), ImageUnusable> {
         let began = Instant::now();
         let machine = loop {
             let images = self.clone();
             let read = self.runtime.spawn_blocking(move || {
-                let mut reader = images.store.open_image(position).map_err(|error| error.to_string())?;
+                let mut reader = images.store.open_image(position)?;
                 match Machine::from_image(&mut reader, images.modules.clone()) {
                     Ok(machine) => Ok(Ok(machine)),
                     Err(ImageError::Refused(Halt::ModuleMissing(hash))) => Ok(Err(hash)),
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => Err(ImageUnusable::from(error)),
                 }
             });
-            match read.await.map_err(|error| error.to_string())?? {
+            match read.await.map_err(|error| ImageUnusable::Refused(error.to_string()))?? {
                 Ok(machine) => break machine,
                 Err(hash) => (self.fetch_module)(hash).await,
             }
         };
         let (done, entered) = tokio::sync::oneshot::channel();
         if !self.applier.give(Work::Enter(Box::new(machine), done)).await || entered.await.is_err() {
-            return Err("the machine stands still".into());
+            return Err(ImageUnusable::Refused("the machine stands still".into()));
         }
         tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
         Ok(())
@@ -213,7 +262,7 @@ impl Images for Arc<NodeImages> {
     fn enter(&self, at: Position) -> BoxFuture<'static, Result<(), String>> {
         let images = self.clone();
         async move {
-            images.machine_enters(at).await?;
+            images.machine_enters(at).await.map_err(|error| error.to_string())?;
             images.catch_up.send_modify(|catch_up| {
                 if let Some(catch_up) = catch_up.as_mut().filter(|catch_up| catch_up.position == at) {
                     catch_up.entered = true;
