@@ -341,6 +341,12 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// What a folder's cluster is to this node: its mode, and whether it is a witness there.
+    #[must_use]
+    pub fn part(&self) -> String {
+        if self.witness { format!("{} (witness)", self.mode) } else { self.mode.to_string() }
+    }
+
     /// Puts flags, environment (which clap has read into the flags) and file together.
     ///
     /// # Errors

@@ -144,6 +144,24 @@ fn wiped_member_returns_as_a_new_disk_and_becomes_tail() {
 }
 
 #[test]
+fn witness_asked_first_to_found_leaves_that_to_a_replica_and_folders_keep_their_kind() {
+    scenario(async |s| {
+        let mut cluster = s.prepare_with(2, 1, "mode = \"chain\"\n").await?;
+        cluster.start_all().await?;
+        let turned: Vec<&str> = [2, 0, 1].map(|node| cluster[node].client_address.as_str()).to_vec();
+        let module = module("counter").display().to_string();
+        run(&replicator(), &["init", "--endpoints", &turned.join(","), "--module", &module], &[]).await?.exits(0)?;
+        cluster.wait_all_serve().await?;
+        cluster.kill(&[1])?;
+        cluster[1].witness = true;
+        let since = cluster[1].log_bytes();
+        cluster[1].start(&[])?;
+        cluster[1].exits(1, since, &["mode chain", "chain (witness)"]).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn without_witnesses_two_deaths_of_three_stop_writes_and_say_why() {
     scenario(async |s| {
         let mut cluster = s.chain(3, 0, "backups-first", &module("counter")).await?;
@@ -266,6 +284,19 @@ fn removal_under_load_fails_no_request_and_lasts() {
         cluster.verify_some(2).await?;
         let refused = cluster.replicator(&["member", "remove", "n9"]).await?.exits(1)?;
         refused.complains_of(&["n9", "n2, n3"])?;
+        // The removed one comes back, and is the first to be asked: that changes nothing, and it is told of.
+        cluster[0].start(&[])?;
+        cluster.wait_answers(0).await?;
+        until("n1 is told of as removed", async || {
+            let shown = cluster.replicator(&["status"]).await?;
+            ensure!(shown.stdout.contains("n1 is no member any more"), "{}", shown.stdout);
+            Ok(())
+        })
+        .await?;
+        cluster.replicator(&["member", "remove", "n3"]).await?.exits(0)?;
+        ensure!(whole(&cluster, 1).await? == ["n2"], "{:?}", chain(&cluster).await?);
+        let alone = cluster.replicator(&["member", "remove", "n2"]).await?.exits(1)?;
+        alone.complains_of(&["without n2", "add a replica"])?;
         Ok(())
     });
 }

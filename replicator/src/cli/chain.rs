@@ -32,6 +32,10 @@ pub(super) fn lines(nodes: &[Surveyed]) -> Vec<String> {
         let Some(chain) = &status.chain else { continue };
         match (&chain.link, status.state()) {
             (Some(link), _) if chain.epoch == newest => lines.push(link_line(&status.node_id, link)),
+            (_, NodeState::Learner) if is_removed(nodes, status, newest) => lines.push(format!(
+                "  {} is no member any more: it was removed, or another disk has its name. Stop it",
+                status.node_id
+            )),
             (_, NodeState::Learner) => {
                 let behind = head.saturating_sub(status.last_log_index);
                 lines.push(format!("  {} is on its way back: {behind} entries behind", status.node_id));
@@ -47,6 +51,16 @@ pub(super) fn lines(nodes: &[Surveyed]) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Whether those that know the newest epoch count the node's disk among the members no more.
+fn is_removed(nodes: &[Surveyed], learner: &StatusResponse, newest: u64) -> bool {
+    let knows = |status: &&StatusResponse| {
+        status.chain.as_ref().is_some_and(|chain| chain.epoch == newest) && status.state() != NodeState::Learner
+    };
+    let mut knowing = answers(nodes).filter(knows).peekable();
+    knowing.peek().is_some()
+        && knowing.all(|status| status.members.iter().all(|member| member.disk_id != learner.disk_id))
 }
 
 fn link_line(from: &str, link: &pb::ChainLink) -> String {

@@ -136,7 +136,7 @@ pub(super) struct Made {
     pub(super) nodes: Vec<String>,
 }
 
-/// Puts the module on every node, then founds the cluster at the first.
+/// Puts the module on every node, then founds the cluster at the first replica.
 pub(super) async fn make_cluster(
     endpoints: &[String],
     module: Bytes,
@@ -193,6 +193,9 @@ pub(super) async fn make_cluster(
         }
     };
     let nodes = members.iter().map(|member| member.node_id.clone()).collect();
+    // The genesis entry goes into the application's log, which witnesses don't have.
+    let founder = endpoints.iter().zip(&members).find(|(_, member)| !member.witness);
+    let (founder, _) = founder.context("all of the endpoints are witnesses; a chain has at least one replica")?;
     let request = pb::BootstrapRequest {
         cluster_id: cluster_id.clone().into(),
         members,
@@ -200,8 +203,7 @@ pub(super) async fn make_cluster(
         app_config,
         limits: Some(limits),
     };
-    let first = &endpoints[0];
-    let founding = client.admin(first).await?.bootstrap(request).await;
-    founding.map_err(|status| anyhow::anyhow!("{first} can't found the cluster: {}", status.message()))?;
+    let founding = client.admin(founder).await?.bootstrap(request).await;
+    founding.map_err(|status| anyhow::anyhow!("{founder} can't found the cluster: {}", status.message()))?;
     Ok(Made { cluster_id, module_sha256, module_description, nodes })
 }

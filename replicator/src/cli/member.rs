@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use replicator_client::Client;
-use replicator_proto::replicator::v1 as pb;
+use replicator_proto::replicator::v1::{self as pb, NodeState, StatusResponse};
 use serde_json::json;
 use tonic::Code;
 
@@ -44,11 +44,15 @@ pub(super) async fn run(command: MemberCommand) -> Result<(), Failure> {
 async fn remove(args: MemberArgs) -> Result<(), Failure> {
     let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
     let nodes = survey(&client, &args.endpoints.endpoints).await;
-    let answers = |name: &str| nodes.iter().find(|node| node.status.as_ref().is_ok_and(|s| s.node_id == name));
-    // Not the node that goes: it would be asked about a chain that it doesn't belong to any more.
+    // One that takes part, and knows the newest chain: a removed node, or one that isn't back yet, wishes in vain. The one that goes, only if it is alone.
+    let takes_part = |status: &StatusResponse| {
+        matches!(status.state(), NodeState::Primary | NodeState::Follower | NodeState::Witness | NodeState::Candidate)
+    };
     let asked = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
-    let asked = asked.filter(|(_, status)| status.node_id != args.node).map(|(node, _)| node).next();
-    let asked = asked.or_else(|| answers(&args.node)).context("none of the endpoints answers")?;
+    let asked = asked.filter(|(_, status)| takes_part(status));
+    let asked = asked.max_by_key(|(_, status)| (status.node_id != args.node, status.epoch));
+    let (asked, _) =
+        asked.context("none of the endpoints leads to a node that takes part; `replicator status` tells more")?;
     let removed =
         client.admin(&asked.endpoint).await?.remove_node(pb::RemoveNodeRequest { node_id: args.node.clone() }).await;
     removed.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
@@ -68,7 +72,7 @@ async fn transfer(args: MemberArgs) -> Result<(), Failure> {
     loop {
         let nodes = survey(&client, &args.endpoints.endpoints).await;
         let statuses = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
-        let Some((node, primary)) = statuses.clone().find(|(_, s)| s.state() == pb::NodeState::Primary) else {
+        let Some((node, primary)) = statuses.clone().find(|(_, s)| s.state() == NodeState::Primary) else {
             if statuses.count() == 0 || began.elapsed() > PRIMARY_MAX {
                 return Err(anyhow::anyhow!("no primary is known now; `replicator status` tells why").into());
             }

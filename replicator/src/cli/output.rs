@@ -45,7 +45,7 @@ pub(super) fn print_table(table: &mut Table) -> io::Result<()> {
 /// Prints a value as JSON.
 pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
     writeln!(out)?;
     Ok(())
 }
@@ -53,7 +53,7 @@ pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 /// Prints a value as JSON on one line.
 pub(super) fn print_json_line(value: &serde_json::Value) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
+    serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
     writeln!(out)?;
     Ok(out.flush()?)
 }

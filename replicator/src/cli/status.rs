@@ -58,8 +58,8 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
         }
         output::Format::Table => {
             print(&nodes)?;
-            if let Some(verdict @ Verdict::Equal { replicas, .. }) = &verdict {
-                let silent = nodes.len() - replicas;
+            if let Some(verdict @ Verdict::Equal { .. }) = &verdict {
+                let silent = nodes.iter().filter(|node| node.status.is_err()).count();
                 let rest = if silent == 0 { String::new() } else { format!("; {silent} did not answer") };
                 println!("{verdict}{rest}");
             }

@@ -37,6 +37,12 @@ pub(super) type FoundingCall = (Founding, oneshot::Sender<Result<LogIndex, Strin
 impl Node {
     /// Checks what can't be taken back: a genesis entry that the machine refuses would halt every replica for ever.
     pub(super) async fn check_founding(&self, founding: &Founding) -> Result<(), String> {
+        if self.config.witness {
+            return Err(format!(
+                "{} is a witness, and has no log to begin the history in; ask a replica",
+                self.config.name
+            ));
+        }
         if !founding.members.iter().any(|member| member.disk == self.disk) {
             return Err(format!("{} (disk {}) is not among the founding members", self.config.name, self.disk));
         }

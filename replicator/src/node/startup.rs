@@ -100,7 +100,7 @@ pub enum StartError {
         error: ImageUnusable,
     },
     /// The folder is of a cluster with another mode.
-    #[error("the cluster in {} runs in {stored} mode, and the configuration says {configured}; correct the latter", dir.display())]
+    #[error("the folder {} is of a node of mode {stored}, and this one is of mode {configured}; correct the configuration, or the command", dir.display())]
     Mode {
         /// The folder.
         dir: PathBuf,
@@ -158,8 +158,8 @@ impl Node {
     pub fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, StartError> {
         let dir = NodeDir::open(&config.data_dir, config.name.as_str())?;
         let meta = dir.meta();
-        if let Some(stored) = meta.mode.clone().filter(|stored| *stored != config.mode.to_string()) {
-            let (dir, configured) = (dir.path().to_owned(), config.mode.to_string());
+        if let Some(stored) = meta.mode.clone().filter(|stored| *stored != config.part()) {
+            let (dir, configured) = (dir.path().to_owned(), config.part());
             return Err(StartError::Mode { dir, stored, configured });
         }
         let (log, report) = DiskLog::open(&dir, LOG, DiskLogOptions::default())?;
@@ -255,7 +255,7 @@ impl Node {
             None => {
                 let (cluster, by) = self.wait_for_cluster(&mut foundings, &mut adopted).await;
                 founder = by;
-                let mode = self.config.mode.to_string();
+                let mode = self.config.part();
                 self.dir.update(|meta| {
                     meta.cluster = Some(cluster);
                     meta.mode = Some(mode);

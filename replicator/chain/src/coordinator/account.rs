@@ -140,7 +140,7 @@ impl Coordinator {
         let members = configuration.chain.len();
         match wish {
             Wish::Primary(disk) if configuration.life_of(disk).is_none() => {
-                Err(format!("{disk} is not in the chain: wait until it has joined"))
+                Err(format!("{disk} is not in the chain: see to its node, and wait until it has joined"))
             }
             Wish::Primary(disk) if !self.is_there(disk) => {
                 Err(format!("{disk} is silent: wait until it is heard of, or choose another"))

@@ -164,7 +164,7 @@ impl Findings {
     fn of(dir: &NodeDir, meta: &Meta) -> Result<Self, RecoveryError> {
         let nothing = |why: &str| RecoveryError::Nothing { node: meta.node.clone(), why: why.to_owned() };
         let chain_mode = match meta.mode.as_deref() {
-            Some(mode) if mode == Mode::Chain.to_string() => true,
+            Some(mode) if mode.starts_with(&Mode::Chain.to_string()) => true,
             Some(_) => false,
             None => return Err(nothing("it never took part in a cluster")),
         };

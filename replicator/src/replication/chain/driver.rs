@@ -334,6 +334,7 @@ impl Driver {
                     }
                 }
                 CoordinatorEffect::WishRefused(wish, why) => {
+                    let why = self.named(why);
                     for (disk, _) in self.wishers.extract_if(.., |(_, asked)| *asked == wish).collect::<Vec<_>>() {
                         self.send(disk, Wire::Refused(wish, why.clone()));
                     }

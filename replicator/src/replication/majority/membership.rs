@@ -73,6 +73,10 @@ pub(super) async fn join(raft: &MajorityRaft, own: DiskId, join: Join) -> JoinAn
         let names: Vec<&str> = members.iter().map(|member| member.node.as_str()).collect();
         return refused(format!("no member is called {:?}; the members are {}", join.node, names.join(", ")));
     }
+    if let Some(kind) = members.iter().find(|member| member.node == join.node && member.witness != join.witness) {
+        let command = if kind.witness { "witness" } else { "node" };
+        return refused(format!("{} is one that is run by `replicator {command}`: start it so", join.node));
+    }
     if let Some(alive) = alive(&metrics, &old) {
         return refused(format!(
             "{} runs on disk {alive} and has just answered; stop that process, or wait a few seconds if it has ended",

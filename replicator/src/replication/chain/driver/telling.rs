@@ -44,10 +44,14 @@ impl Driver {
         self.members.iter().filter(|member| member.voter).filter(away)
     }
 
-    /// What the coordinator does, or why it can't go on, with names for disks.
+    /// What the coordinator does, or why it can't go on.
     fn trouble(&self) -> String {
         let progress = self.parts.coordinator.phase();
-        let told = progress.trouble.or(progress.reason).unwrap_or_default();
+        self.named(progress.trouble.or(progress.reason).unwrap_or_default())
+    }
+
+    /// With names for disks.
+    pub(super) fn named(&self, told: String) -> String {
         self.members.iter().fold(told, |told, member| told.replace(&member.disk.to_string(), &member.node))
     }
 
