@@ -7,8 +7,9 @@ use replicator_types::Position;
 
 use super::NodeImages;
 
-/// A piece, in bytes.
+/// A piece, in bytes: less where the rate is bounded, so that none takes more than about a tenth of a second.
 const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES_MIN: u64 = 4 << 10;
 
 /// An image on its way to a peer.
 pub(crate) struct Served {
@@ -54,10 +55,14 @@ impl Served {
         }
         tokio::time::sleep_until(self.next_at).await;
         let (data, offset) = (self.data.clone(), self.offset);
-        let read = self.images.runtime.spawn_blocking(move || data.read_at(offset, PIECE_BYTES));
+        let rate = self.images.config.transfer_bytes_per_sec;
+        let piece = rate.map_or(PIECE_BYTES, |rate| {
+            usize::try_from((rate.get() / 10).max(PIECE_BYTES_MIN)).map_or(PIECE_BYTES, |bytes| bytes.min(PIECE_BYTES))
+        });
+        let read = self.images.runtime.spawn_blocking(move || data.read_at(offset, piece));
         let piece = read.await.expect("reading a file doesn't panic")?;
         self.offset += piece.bytes.len() as u64;
-        if let Some(rate) = self.images.config.transfer_bytes_per_sec {
+        if let Some(rate) = rate {
             let pause = Duration::from_secs_f64(piece.bytes.len() as f64 / rate.get() as f64);
             self.next_at = self.next_at.max(tokio::time::Instant::now() - Duration::from_millis(100)) + pause;
         }
