@@ -2,7 +2,7 @@
 //!
 //! Nothing in here can change a result; what can is in the genesis entry, equal on all nodes (safety rule 16).
 
-use std::{collections::BTreeSet, fmt, fs, path::PathBuf};
+use std::{collections::BTreeSet, fmt, fs, num::NonZeroU64, path::PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -170,6 +170,36 @@ impl Default for ChainConfig {
     }
 }
 
+/// What can be chosen about images. Each node for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// An image is taken after so many bytes of log, from 64 KiB. The log keeps what follows the image before the last, so it has at most about
+    /// twice as much.
+    pub log_bytes: LogBytes,
+    /// How fast images are given to one peer, in bytes per second; as fast as it takes them, if not set.
+    pub transfer_bytes_per_sec: Option<NonZeroU64>,
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self { log_bytes: LogBytes(256 << 20), transfer_bytes_per_sec: None }
+    }
+}
+
+/// Bytes of log between two images: at least 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct LogBytes(pub u64);
+
+impl TryFrom<u64> for LogBytes {
+    type Error = String;
+
+    fn try_from(bytes: u64) -> Result<Self, String> {
+        if bytes < 64 << 10 { Err(format!("{bytes}: must be at least 65536")) } else { Ok(Self(bytes)) }
+    }
+}
+
 /// Another node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -244,6 +274,7 @@ struct File {
     peers: Vec<Peer>,
     timing: Option<CheckedTiming>,
     chain: ChainConfig,
+    images: ImageConfig,
 }
 
 /// The flags of `replicator node`, each of which overrides the file.
@@ -303,6 +334,8 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Chain mode's settings.
     pub chain: ChainConfig,
+    /// When images are taken.
+    pub images: ImageConfig,
     /// Whether this node is a witness.
     pub witness: bool,
 }
@@ -352,6 +385,7 @@ impl NodeConfig {
             log: flags.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
             timing: file.timing.map_or_else(Timing::default, |checked| checked.0),
             chain: ChainConfig { persist_order: flags.persist_order.unwrap_or(file.chain.persist_order), ..file.chain },
+            images: file.images,
             witness,
         };
         config.check()?;

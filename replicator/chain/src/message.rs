@@ -117,6 +117,15 @@ pub enum Message {
         /// The last position that the sender knows to be committed.
         commit: Option<Position>,
     },
+    /// The other answer: the sender's log begins after `through`, which lies beyond what was asked for.
+    Purged {
+        /// The sender's epoch.
+        epoch: Epoch,
+        /// Of the question.
+        number: u64,
+        /// The last entry that it has purged.
+        through: Position,
+    },
     /// Replica to coordinator, at each tick.
     Beat {
         /// The sender.

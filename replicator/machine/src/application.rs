@@ -10,11 +10,13 @@ use crate::{
     engine::Prepared,
     guest::{Failure, GlobalBits, Guest, HEADER_BYTES},
     halt::Halt,
-    limits::Limits,
+    image::{Head, ImageError},
+    limits::{Limits, PAGE_BYTES},
     memory::MemoryFile,
     outcome::{QueryOutcome, RequestResult, Trap},
     query::View,
     rollback::{Call, Journal},
+    shadow::FrozenMemory,
 };
 
 /// Why the module is called.
@@ -71,7 +73,40 @@ impl Application {
         prepared.info.fits(limits)?;
         let (mut live, file) = Guest::live(&prepared.module, limits)?;
         live.begin(limits, config)?;
-        let journal = Journal::new(&mut live);
+        let journal = Journal::new(&mut live, &file)?;
+        Ok(Self { prepared, limits: limits.clone(), live, file, journal, view: None, traps: 0 })
+    }
+
+    /// Goes on from an image: with the memory's size, the globals and the input's address of its head, and what `fill` writes
+    /// to the memory, which is all zeros.
+    ///
+    /// Nothing of the module runs. What no image of this module says is refused before anything is allocated for it.
+    pub(crate) fn restore(
+        prepared: Arc<Prepared>,
+        head: &Head,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), ImageError>,
+    ) -> Result<Self, ImageError> {
+        let (limits, bytes, globals) = (&head.genesis.limits, head.memory_bytes, &head.globals[..]);
+        prepared.info.fits(limits).map_err(Halt::from)?;
+        let (mut live, file) = Guest::live(&prepared.module, limits)?;
+        let least = live.memory().len();
+        let most = live.memory_bytes_max().unwrap_or(u64::MAX).min(limits.memory_bytes() as u64);
+        if bytes % PAGE_BYTES as u64 != 0 || bytes > most || bytes < least as u64 {
+            return Err(no_image(&format!("a memory of {bytes} bytes; it can have {least} to {most}")));
+        }
+        file.clear(0..least).map_err(|error| Halt::HostMemory(error.to_string()))?; // the module's data segments
+        live.grow_to(usize::try_from(bytes).expect("at most the limit, which was a usize"))?;
+        if globals.len() != live.globals().count() {
+            return Err(no_image(&format!("{} mutable globals", globals.len())));
+        }
+        live.set_globals(globals)?;
+        if !live.globals().eq(globals.iter().copied()) {
+            return Err(no_image("such values in its globals"));
+        }
+        let input = usize::try_from(head.input).ok().filter(|&input| (input as u64) < bytes);
+        input.and_then(|input| live.set_input(input).ok()).ok_or_else(|| no_image("its input there"))?;
+        fill(live.memory_mut())?;
+        let journal = Journal::new(&mut live, &file)?;
         Ok(Self { prepared, limits: limits.clone(), live, file, journal, view: None, traps: 0 })
     }
 
@@ -86,7 +121,9 @@ impl Application {
             Ok(called) => {
                 let call = Call { header, payload: payload.clone(), witness: called.witness };
                 let fuel = self.limits.apply_fuel - called.witness.fuel_left;
-                self.journal.keep(call, fuel, &mut self.live);
+                if self.journal.keep(call, fuel) {
+                    self.journal.renew(&mut self.live, &self.file)?;
+                }
                 Ok(Ok(called.output))
             }
             Err(Failure::Trap(trap)) => {
@@ -100,26 +137,38 @@ impl Application {
 
     #[cold]
     fn roll_back(&mut self) -> Result<(), Halt> {
-        self.view = None;
-        let (copy, calls) = self.journal.parts();
-        let (mut fresh, file) = Guest::live(&self.prepared.module, &self.limits)?;
-        fresh.grow_to(copy.memory.len())?;
-        fresh.memory_mut().copy_from_slice(&copy.memory);
-        fresh.set_globals(&copy.globals)?;
-        fresh.set_input(copy.input).map_err(Halt::Engine)?;
-        for Call { header, payload, witness } in calls {
-            match fresh.apply(header, payload, self.limits.apply_fuel) {
+        self.journal.put_back(&mut self.live, &self.file)?;
+        let (size, grown) = (self.journal.memory_bytes(), self.live.memory().len());
+        if grown > size {
+            self.view = None;
+            self.live = Guest::over(&self.prepared.module, &self.limits, &self.file, size)?;
+            self.file.clear(size..grown).map_err(|error| Halt::HostMemory(error.to_string()))?;
+            self.journal.moved(&self.file);
+        }
+        self.live.set_globals(self.journal.globals())?;
+        self.live.set_input(self.journal.input()).map_err(Halt::Engine)?;
+        for Call { header, payload, witness } in self.journal.calls() {
+            match self.live.apply(header, payload, self.limits.apply_fuel) {
                 Ok(called) if called.witness == *witness => {}
                 Ok(_) | Err(Failure::Trap(_)) => return Err(Halt::RollbackDiffers { index: index_of(header) }),
                 Err(Failure::Halt(halt)) => return Err(halt),
             }
         }
-        (self.live, self.file) = (fresh, file);
-        // So that a burst of traps replays nothing twice.
-        if !self.journal.parts().1.is_empty() {
-            self.journal.renew(&mut self.live);
+        if self.journal.is_long() {
+            self.journal.renew(&mut self.live, &self.file)?;
         }
         Ok(())
+    }
+
+    /// What an image needs of the module: its memory for another thread, its globals, the address of its input.
+    /// Nothing if there is such an image already.
+    pub(crate) fn freeze(&mut self) -> Result<Option<(FrozenMemory, Vec<GlobalBits>, u64)>, Halt> {
+        if self.journal.is_frozen() {
+            return Ok(None);
+        }
+        self.journal.renew(&mut self.live, &self.file)?;
+        let memory = self.journal.freeze();
+        Ok(memory.map(|memory| (memory, self.journal.globals().to_vec(), self.journal.input() as u64)))
     }
 
     /// Answers a query, without any effect.
@@ -161,6 +210,11 @@ impl Application {
     }
 }
 
+/// The head of an image says something that no instance of the module has.
+fn no_image(what: &str) -> ImageError {
+    ImageError::Malformed { offset: 0, what: format!("the module can't have {what}") }
+}
+
 fn index_of(header: &[u8; HEADER_BYTES]) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| header[8 + i]))
 }
@@ -170,11 +224,13 @@ mod tests {
     use super::*;
     use crate::engine;
 
-    #[test]
-    fn a_replay_that_differs_halts() {
+    fn begun(memory_pages: u32) -> Application {
         let module = wat::parse_str(include_str!("../tests/machine/guest.wat")).unwrap();
-        let limits = Limits { request_bytes: 100, memory_pages: 8, ..Limits::default() };
-        let mut application = Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap();
+        let limits = Limits { request_bytes: 100, memory_pages, ..Limits::default() };
+        Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap()
+    }
+
+    fn call(application: &mut Application, request: &'static [u8]) -> Result<Result<Output, Trap>, Halt> {
         let context = Context {
             kind: Kind::Request,
             index: LogIndex(41),
@@ -183,14 +239,86 @@ mod tests {
             sequence: Sequence(1),
             seed: Seed::default(),
         };
-        let call = |application: &mut Application, request: &'static [u8]| {
-            application.call(&context, &Bytes::from_static(request))
-        };
+        application.call(&context, &Bytes::from_static(request))
+    }
+
+    fn pages(application: &Application) -> usize {
+        let mut ranges = Vec::new();
+        application.file.pages(0..application.file.capacity(), &mut ranges).unwrap();
+        ranges.iter().map(|range| range.len() / 4_096).sum()
+    }
+
+    #[test]
+    fn a_replay_that_differs_halts() {
+        let mut application = begun(8);
         // The header comes back, so another header is another output.
         assert!(call(&mut application, b"h").unwrap().is_ok());
         assert!(call(&mut application, b"u").unwrap().is_err());
         assert!(call(&mut application, b"h").unwrap().is_ok());
         application.journal.corrupt();
         assert!(matches!(call(&mut application, b"u"), Err(Halt::RollbackDiffers { index: 41 })));
+    }
+
+    #[test]
+    fn memory_that_a_trapped_call_grew_is_given_back() {
+        let mut application = begun(8);
+        assert!(call(&mut application, b"c").unwrap().is_ok());
+        let (size, before) = (application.memory().len(), pages(&application));
+        for _ in 0..20 {
+            assert!(call(&mut application, b"g").unwrap().is_err());
+            assert_eq!((application.memory().len(), pages(&application)), (size, before));
+        }
+        assert!(call(&mut application, b"m").unwrap().is_ok(), "and can be had again, all zeros");
+        assert!(application.memory()[size..application.memory().len() - 4].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_rollback_leaves_written_pages_few() {
+        let mut application = begun(8);
+        for _ in 0..3 {
+            assert!(call(&mut application, b"u").unwrap().is_err());
+        }
+        application.journal.put_back(&mut application.live, &application.file).unwrap();
+        let written = application.journal.written();
+        assert!(written.is_none_or(|bytes| bytes == 0), "{written:?} bytes are to be copied after a rollback");
+    }
+
+    #[test]
+    fn a_restored_memory_has_only_the_pages_of_its_image() {
+        let Application { prepared, limits, mut live, .. } = begun(300);
+        let genesis = crate::entry::Genesis {
+            cluster: replicator_types::ClusterId([1; 16]),
+            lineage: replicator_types::Lineage(1),
+            module: prepared.hash,
+            app_config: Bytes::new(),
+            limits,
+            engine: engine::engine_fingerprint(),
+        };
+        let head = Head {
+            position: replicator_types::Position::new(1, 1),
+            digest: replicator_types::Digest(0),
+            genesis,
+            lineages: vec![replicator_types::Lineage(1)],
+            time_us: 0,
+            clock_us: 0,
+            ticked_at_us: 0,
+            memory_bytes: 300 << 16,
+            globals: live.globals().collect(),
+            input: live.input() as u64,
+            sessions: 0,
+            pushes: 0,
+            trimmed: None,
+        };
+        let restored = Application::restore(prepared, &head, |memory| {
+            memory[7 << 16] = 1;
+            Ok(())
+        });
+        let mut restored = restored.unwrap();
+        assert_eq!((restored.memory().len(), pages(&restored)), (300 << 16, 1));
+        assert!(call(&mut restored, b"u").unwrap().is_err());
+        assert!(
+            restored.file.pages(0..1, &mut Vec::new()).is_ok() && pages(&restored) < 8,
+            "nor does a rollback add any"
+        );
     }
 }

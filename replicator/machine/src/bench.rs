@@ -1,4 +1,4 @@
-//! Parts of the machine on their own, for `benches/apply.rs`. Not an interface: no promise whatever.
+//! Parts of the machine on their own, and switches, for its benches and tests. Not an interface: no promise whatever.
 
 use bytes::Bytes;
 use replicator_types::{Digest, Position, Sequence, SessionId};
@@ -11,6 +11,11 @@ use crate::{
     outcome::RequestResult,
     sessions::{Sessions, Verdict},
 };
+
+/// Runs `run` as if the system couldn't tell which pages a module wrote.
+pub fn without_write_tracking<T>(run: impl FnOnce() -> T) -> T {
+    crate::written::without_tracking(run)
+}
 
 /// An instance, without anything around it.
 pub struct BenchGuest {

@@ -16,6 +16,11 @@ pub(crate) struct RunningDigest {
 }
 
 impl RunningDigest {
+    /// Goes on from a digest.
+    pub(crate) const fn after(digest: Digest) -> Self {
+        Self { digest, scratch: Vec::new() }
+    }
+
     /// After the last entry.
     pub(crate) const fn get(&self) -> Digest {
         self.digest

@@ -91,6 +91,16 @@ impl Guest {
         with_view_memory(file, || Self::new(module, limits))
     }
 
+    /// A new instance that takes over `file`, of whose memory it has the first `bytes` bytes. Whoever had it before must
+    /// not be called any more.
+    pub(crate) fn over(module: &Module, limits: &Limits, file: &Arc<MemoryFile>, bytes: usize) -> Result<Self, Halt> {
+        // As a view at first, so that its data segments go to private pages, which are dropped.
+        let mut guest = Self::view(module, limits, file)?;
+        guest.grow_to(bytes)?;
+        file.make_view_live(bytes).map_err(|error| Halt::HostMemory(error.to_string()))?;
+        Ok(guest)
+    }
+
     fn new(module: &Module, limits: &Limits) -> Result<Self, Halt> {
         let (mut store, instance) = instantiate(module, limits.memory_bytes(), limits.apply_fuel)?;
         let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| unchecked("memory"))?;
@@ -251,6 +261,11 @@ impl Guest {
     /// The whole memory.
     pub(crate) fn memory(&self) -> &[u8] {
         self.memory.data(&self.store)
+    }
+
+    /// How large the module says its memory may become, if it says so.
+    pub(crate) fn memory_bytes_max(&self) -> Option<u64> {
+        self.memory.ty(&self.store).maximum().map(|pages| pages * PAGE_BYTES as u64)
     }
 
     /// The whole memory, to restore it.

@@ -9,6 +9,7 @@
 //! ```text
 //! Entry ──▶ machine ──▶ sessions (once only) ──▶ application ──▶ guest (wasm) ──▶ Outcome, pushes
 //!                                                  │ trap: rollback        │ queries: a view of the same memory
+//!                                                  └── shadow ──▶ Image, written by another thread
 //! ```
 //!
 //! A machine lives on one thread, whose stack must have at least [`APPLY_STACK_BYTES_MIN`] bytes.
@@ -27,17 +28,22 @@ mod digest;
 mod engine;
 mod guest;
 mod halt;
+mod image;
 mod machine;
 mod memory;
 mod outcome;
+mod pagemap;
 mod pushes;
 mod query;
 mod rollback;
 mod sessions;
+mod shadow;
+mod written;
 
 pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
+pub use image::{IMAGE_VERSION, Image, ImageError, ImageSummary, ImageUnavailable};
 pub use limits::{Limits, LimitsError};
 pub use load::{LoadError, ModuleInfo};
 pub use machine::{Machine, ModuleSource, StateParts, Stats};

@@ -10,7 +10,7 @@
 //! most two tick periods. So after an hour without a primary, or a jump of its wall clock, no session that was in flight
 //! has expired.
 
-use std::sync::Arc;
+use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
 use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
@@ -19,9 +19,13 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 use crate::{
     application::{Application, Context, Kind},
     digest::RunningDigest,
-    engine,
+    engine::{self, Prepared},
     entry::{Command, Entry, Genesis},
     halt::Halt,
+    image::{
+        Head, Image, ImageError, ImageUnavailable,
+        reading::{self, Parts},
+    },
     outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult},
     pushes::{CursorExpired, PushCursor, RetainedPush, RetainedPushes},
     sessions::{Sessions, Verdict},
@@ -250,6 +254,46 @@ impl Machine {
         })
     }
 
+    /// An image of the machine as of [`Machine::applied`], to be written by any thread while the machine goes on.
+    ///
+    /// Takes some milliseconds: it copies the pages of memory that were written since the last copy for rollback
+    /// (`rollback.rs`; the whole memory where the system can't tell them) and shares the rest.
+    ///
+    /// # Errors
+    /// If an earlier image of this machine still lives, if there is nothing to image yet, or if this node can't go on.
+    pub fn image(&mut self) -> Result<Image, ImageUnavailable> {
+        if let Some(reason) = &self.halted {
+            return Err(Halt::Halted(reason.clone()).into());
+        }
+        let (Some(state), Some(position)) = (&mut self.state, self.applied) else {
+            return Err(ImageUnavailable::NotBegun);
+        };
+        match state.image(position, self.digest.get()) {
+            Ok(image) => image.ok_or(ImageUnavailable::AnotherLives),
+            Err(halt) => {
+                self.halted = Some(halt.to_string());
+                Err(halt.into())
+            }
+        }
+    }
+
+    /// The machine that was imaged: equal in everything that decides a result. Reads `image` to its end.
+    ///
+    /// Never allocates more than the limits allow that the image's genesis logged, and for what was really read. Nothing of
+    /// the module runs. Reads 1 GiB in about a second.
+    ///
+    /// # Errors
+    /// If the image is damaged, cut off or of another format, or if this node can't go on from it; [`ImageError::Refused`]
+    /// with [`Halt::ModuleMissing`] names the module to fetch first.
+    pub fn from_image(image: &mut dyn Read, modules: Arc<dyn ModuleSource>) -> Result<Self, ImageError> {
+        let parts = reading::read(image, |genesis| prepare(genesis, modules.as_ref()))?;
+        let Parts { head, sessions, pushes, application } = parts;
+        let Head { position, digest, genesis, lineages, time_us, clock_us, ticked_at_us, .. } = head;
+        let state = State { genesis, lineages, application, sessions, pushes, time_us, clock_us, ticked_at_us };
+        let digest = RunningDigest::after(digest);
+        Ok(Self { modules, applied: Some(position), digest, state: Some(state), halted: None })
+    }
+
     /// Whether a session is open.
     #[must_use]
     pub fn has_session(&self, session: &SessionId) -> bool {
@@ -297,17 +341,7 @@ impl From<Refusal> for Step {
 
 impl State {
     fn begin(genesis: &Genesis, time_us: i64, modules: &dyn ModuleSource) -> Result<Self, Halt> {
-        let ours = engine::engine_fingerprint();
-        if genesis.engine != ours {
-            return Err(Halt::EngineMismatch { logged: genesis.engine.clone(), ours });
-        }
-        genesis.limits.validate()?;
-        let bytes = modules.module(&genesis.module).ok_or(Halt::ModuleMissing(genesis.module))?;
-        let found = engine::hash(&bytes);
-        if found != genesis.module {
-            return Err(Halt::ModuleDamaged { wanted: genesis.module, found });
-        }
-        let prepared = engine::prepare(&bytes)?;
+        let prepared = prepare(genesis, modules)?;
         Ok(Self {
             application: Application::begin(prepared, &genesis.limits, &genesis.app_config)?,
             sessions: Sessions::default(),
@@ -318,6 +352,28 @@ impl State {
             genesis: genesis.clone(),
             lineages: vec![genesis.lineage],
         })
+    }
+
+    /// Nothing if there is an image already.
+    fn image(&mut self, position: Position, digest: Digest) -> Result<Option<Image>, Halt> {
+        let Some((memory, globals, input)) = self.application.freeze()? else { return Ok(None) };
+        let (sessions, pushes) = (self.sessions.snapshot(), self.pushes.snapshot());
+        let head = Head {
+            position,
+            digest,
+            genesis: self.genesis.clone(),
+            lineages: self.lineages.clone(),
+            time_us: self.time_us,
+            clock_us: self.clock_us,
+            ticked_at_us: self.ticked_at_us,
+            memory_bytes: memory.bytes() as u64,
+            globals,
+            input,
+            sessions: sessions.len() as u64,
+            pushes: pushes.len() as u64,
+            trimmed: pushes.trimmed(),
+        };
+        Ok(Some(Image { head, sessions, pushes, memory }))
     }
 
     fn clock(&self) -> impl Iterator<Item = u64> {
@@ -487,6 +543,21 @@ impl State {
     fn lineage(&self) -> Lineage {
         *self.lineages.last().expect("a history has a lineage")
     }
+}
+
+/// The module of a history, if this program may run it.
+fn prepare(genesis: &Genesis, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
+    let ours = engine::engine_fingerprint();
+    if genesis.engine != ours {
+        return Err(Halt::EngineMismatch { logged: genesis.engine.clone(), ours });
+    }
+    genesis.limits.validate()?;
+    let bytes = modules.module(&genesis.module).ok_or(Halt::ModuleMissing(genesis.module))?;
+    let found = engine::hash(&bytes);
+    if found != genesis.module {
+        return Err(Halt::ModuleDamaged { wanted: genesis.module, found });
+    }
+    Ok(engine::prepare(&bytes)?)
 }
 
 impl Applied {

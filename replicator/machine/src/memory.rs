@@ -19,22 +19,24 @@
 
 use std::{
     cell::RefCell,
+    ffi::c_void,
     ops::Range,
     os::fd::OwnedFd,
     ptr,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use rustix::{
-    fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, open},
+    fs::{FallocateFlags, MemfdFlags, SeekFrom, fallocate, ftruncate, memfd_create, seek},
     io,
-    ioctl::{Opcode, Updater, ioctl, opcode},
     mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap},
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+use crate::pagemap::{Find, PageRegion, scan};
 
 /// The host couldn't give memory that is within the logged limit. Fatal to the node, never a result.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +73,14 @@ pub(crate) fn with_view_memory<T>(file: &Arc<MemoryFile>, make: impl FnOnce() ->
     made
 }
 
-/// The memory file of a live memory, and where it is mapped.
+/// The memory file of a live memory, and where it is mapped. All of its methods but those of the view are for the thread
+/// that owns the live instance.
 #[derive(Debug)]
 pub(crate) struct MemoryFile {
     fd: OwnedFd,
+    capacity: usize,
+    /// The base of the live memory.
+    live: AtomicUsize,
     /// The base of the newest view, for its private pages; 0: none.
     view: AtomicUsize,
 }
@@ -83,7 +89,7 @@ impl MemoryFile {
     fn new(capacity: usize) -> io::Result<Self> {
         let fd = memfd_create("replicator-memory", MemfdFlags::CLOEXEC)?;
         ftruncate(&fd, capacity as u64)?; // sparse: pages exist once they are written
-        Ok(Self { fd, view: AtomicUsize::new(0) })
+        Ok(Self { fd, capacity, live: AtomicUsize::new(0), view: AtomicUsize::new(0) })
     }
 
     /// Drops the private pages of the view of this file, in its first `bytes` bytes.
@@ -102,71 +108,83 @@ impl MemoryFile {
     ///
     /// Nothing if the kernel can't tell (it has to be Linux 6.7), or if they are so many that dropping them is better.
     pub(crate) fn private_pages(&self, bytes: usize) -> Option<impl Iterator<Item = Range<usize>> + use<>> {
-        static PAGEMAP: LazyLock<Option<OwnedFd>> =
-            LazyLock::new(|| open("/proc/self/pagemap", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok());
         let base = self.view.load(Ordering::Relaxed);
         assert_ne!(base, 0, "there is a view");
         let mut regions = [PageRegion::default(); SCAN_REGIONS_MAX];
-        let mut scan = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
-            start: base as u64,
-            end: (base + bytes) as u64,
-            regions: regions.as_mut_ptr().expose_provenance() as u64,
-            regions_len: SCAN_REGIONS_MAX as u64,
-            pages_max: SCAN_PAGES_MAX,
-            category_inverted: PAGE_IS_FILE,
-            category_mask: PAGE_IS_FILE,
-            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            return_mask: PAGE_IS_FILE,
-            ..ScanArguments::default()
-        };
-        // SAFETY: the opcode takes this struct. The kernel writes to it and to at most `regions_len` regions, all of
-        // which outlive the call; it changes no page, as no flag asks for that.
-        unsafe { ioctl(PAGEMAP.as_ref()?, Updater::<PAGEMAP_SCAN, ScanArguments>::new(&mut scan)) }.ok()?;
+        let addresses = base..base + bytes;
+        let (found, walked) = scan(&addresses, Find::Private { pages_max: SCAN_PAGES_MAX }, &mut regions).ok()?;
         // It stops early when it found as many pages or regions as there is room for.
-        let whole = scan.walk_end == scan.end;
-        let found = regions.into_iter().take_while(|region| region.end != 0);
-        whole.then(|| found.map(move |region| region.start as usize - base..region.end as usize - base))
+        (walked == addresses.end).then(|| regions.into_iter().take(found).map(move |region| region.after(base)))
     }
+
+    /// Makes the view of this file its live memory: accessible in its first `bytes` bytes, private pages dropped. The memory
+    /// that was live before sees the same file until it is dropped, and must not be used any more.
+    ///
+    /// As for [`MemoryFile::discard_view`], the caller holds the store that owns the view's instance.
+    pub(crate) fn make_view_live(&self, bytes: usize) -> Result<(), HostMemoryError> {
+        let base = self.view.swap(0, Ordering::Relaxed);
+        assert_ne!(base, 0, "there is a view");
+        let start = ptr::with_exposed_provenance_mut(base);
+        // SAFETY: it replaces a mapping of this size that lives, and that nobody else uses. Wasm memory is plain bytes, so
+        // any contents are valid.
+        unsafe {
+            let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+            mmap(start, self.capacity, ProtFlags::empty(), flags, &self.fd, 0)?;
+            forbid_huge_pages(start, self.capacity);
+            mprotect(start, bytes, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        }
+        self.live.store(base, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The base of the live memory.
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// How far the live memory can grow, in bytes.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Adds to `ranges` where, within `bytes`, the file has pages: everywhere else it holds zeros, and takes no room.
+    pub(crate) fn pages(&self, bytes: Range<usize>, ranges: &mut Vec<Range<usize>>) -> Result<(), HostMemoryError> {
+        let mut at = bytes.start as u64;
+        while at < bytes.end as u64 {
+            let start = match seek(&self.fd, SeekFrom::Data(at)) {
+                Ok(start) if start < bytes.end as u64 => start,
+                Ok(_) | Err(io::Errno::NXIO) => break,
+                Err(error) => return Err(error.into()),
+            };
+            at = seek(&self.fd, SeekFrom::Hole(start))?.min(bytes.end as u64);
+            ranges.push(start as usize..at as usize);
+        }
+        Ok(())
+    }
+
+    /// Makes `bytes` of the file zeros that take no room.
+    pub(crate) fn clear(&self, bytes: Range<usize>) -> Result<(), HostMemoryError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.fd, flags, bytes.start as u64, bytes.len() as u64)?)
+    }
+}
+
+/// Keeps the kernel from mapping a live memory by huge pages: which were written is to be known by small ones.
+///
+/// # Safety
+/// The mapping is the caller's.
+unsafe fn forbid_huge_pages(start: *mut c_void, bytes: usize) {
+    // SAFETY: it changes no contents. A kernel without huge pages refuses it, rightly.
+    let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
 }
 
 /// Private pages that are copied back at most.
 const SCAN_PAGES_MAX: u64 = 64;
 /// And the ranges in which they may lie.
 const SCAN_REGIONS_MAX: usize = 32;
-
-// From Linux's include/uapi/linux/fs.h.
-const PAGEMAP_SCAN: Opcode = opcode::read_write::<ScanArguments>(b'f', 16);
-const PAGE_IS_FILE: u64 = 1 << 2;
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PAGE_IS_SWAPPED: u64 = 1 << 4;
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArguments {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    regions: u64,
-    regions_len: u64,
-    pages_max: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
 
 /// wasmtime's source of linear memories.
 pub(crate) struct Memories;
@@ -225,6 +243,10 @@ impl Mapping {
         mapping.make_accessible(size)?;
         if is_view {
             mapping.file.view.store(base.expose_provenance(), Ordering::Relaxed);
+        } else {
+            mapping.file.live.store(base.expose_provenance(), Ordering::Relaxed);
+            // SAFETY: the mapping that was just made.
+            unsafe { forbid_huge_pages(base, capacity) };
         }
         Ok(mapping)
     }

@@ -135,6 +135,20 @@ pub enum TrapKind {
 }
 
 impl TrapKind {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Unreachable,
+        Self::MemoryOutOfBounds,
+        Self::BadIndirectCall,
+        Self::DivideByZero,
+        Self::IntegerOverflow,
+        Self::BadConversion,
+        Self::OutOfFuel,
+        Self::StackOverflow,
+        Self::MalformedOutput,
+        Self::OutputTooLarge,
+    ];
+
     /// The kind in words.
     #[must_use]
     pub const fn meaning(self) -> &'static str {

@@ -11,10 +11,14 @@
 //!
 //! Outcomes are kept for at most `session_window` sequences; and the window is full, too, while the kept ones hold
 //! `output_bytes` of replies, so that a session can't fill the memory of all nodes.
+//!
+//! A snapshot for an image takes the table as a whole, at no cost. As long as that lives, sessions that change are copied
+//! into a layer above, one by one; once it is gone the layer is merged, a few sessions at each access.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
 };
 
 use replicator_types::{Digest, Position, Sequence, SessionId};
@@ -25,8 +29,12 @@ use crate::{
     outcome::{Outcome, Refusal, RequestResult},
 };
 
+mod encoding;
+
+pub(crate) use encoding::{MESSAGE_BYTES_MAX, SessionsReading};
+
 /// The outcome of an executed request, and what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Stored {
     request_hash: u128,
     result: RequestResult,
@@ -35,7 +43,7 @@ struct Stored {
 }
 
 /// One session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     ttl_us: u64,
     /// The session clock at which it expires.
@@ -141,59 +149,148 @@ impl Session {
     }
 }
 
+type Table = HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>;
+
+/// Sessions that are merged at one access, so that no entry waits for all of them.
+const MERGED_AT_ONCE: usize = 64;
+
 /// All open sessions.
 ///
 /// Hashed by id, for speed; whatever depends on an order sorts the ids first.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    sessions: HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>,
+    /// What no snapshot has. As long as there are layers: what is new since.
+    table: Table,
+    layers: Option<Box<Layers>>,
+    len: usize,
+}
+
+/// What is below the table while a snapshot lives.
+#[derive(Debug)]
+struct Layers {
+    /// What the snapshot has, too.
+    base: Arc<Table>,
+    /// Ids in the base that don't count: they are in the table above, or closed.
+    gone: HashSet<SessionId, BuildHasherDefault<IdHasher>>,
+}
+
+impl Layers {
+    fn get(&self, id: &SessionId) -> Option<&Session> {
+        self.base.get(id).filter(|_| !self.gone.contains(id))
+    }
 }
 
 impl Sessions {
-    pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 
     pub(crate) fn contains(&self, id: &SessionId) -> bool {
-        self.sessions.contains_key(id)
+        self.table.contains_key(id) || self.layers.as_ref().is_some_and(|layers| layers.get(id).is_some())
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: &SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(id)
+        if self.layers.is_some() {
+            self.lift(id);
+        }
+        self.table.get_mut(id)
+    }
+
+    /// Copies a session to the table, if it is only below; and merges the layers, if they are no longer needed.
+    #[cold]
+    fn lift(&mut self, id: &SessionId) {
+        self.merge(MERGED_AT_ONCE);
+        if let Some(layers) = &mut self.layers
+            && let Some(session) = layers.get(id)
+        {
+            self.table.insert(*id, session.clone());
+            layers.gone.insert(*id);
+        }
+    }
+
+    /// Moves at most `max` sessions of the table to the base, if the snapshot is gone; and when none is left there, the base
+    /// is the table again.
+    fn merge(&mut self, max: usize) {
+        let Some(layers) = &mut self.layers else { return };
+        let Layers { base, gone } = &mut **layers;
+        let Some(base) = Arc::get_mut(base) else { return };
+        for id in gone.extract_if(|_| true).take(max) {
+            base.remove(&id);
+        }
+        if !gone.is_empty() {
+            return;
+        }
+        base.extend(self.table.extract_if(|_, _| true).take(max));
+        if self.table.is_empty() {
+            self.table = std::mem::take(base);
+            self.layers = None;
+        }
     }
 
     /// Opens a session. The caller made sure that there is none of this id.
     pub(crate) fn open(&mut self, id: SessionId, ttl_us: u64, clock_us: u64) {
         let deadline_us = clock_us.saturating_add(ttl_us);
         let session = Session { ttl_us, deadline_us, floor: 1, outcomes: VecDeque::new(), result_bytes: 0 };
-        let before = self.sessions.insert(id, session);
+        self.insert(id, session);
+    }
+
+    fn insert(&mut self, id: SessionId, session: Session) {
+        let before = self.table.insert(id, session);
         assert!(before.is_none(), "session {id} was opened twice");
+        self.len += 1;
     }
 
     /// Closes a session, and says whether there was one.
     pub(crate) fn close(&mut self, id: &SessionId) -> bool {
-        self.sessions.remove(id).is_some()
+        let mut existed = self.table.remove(id).is_some();
+        if let Some(layers) = &mut self.layers
+            && layers.get(id).is_some()
+        {
+            existed = true;
+            layers.gone.insert(*id);
+        }
+        self.len -= usize::from(existed);
+        existed
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
+        let below = self.layers.iter().flat_map(|layers| {
+            let counts = |(id, _): &(&SessionId, &Session)| !layers.gone.contains(*id);
+            layers.base.iter().filter(counts)
+        });
+        self.table.iter().chain(below)
     }
 
     /// The sessions whose time has come, in the order of their ids.
     pub(crate) fn expired(&self, clock_us: u64) -> Vec<SessionId> {
-        let expired = self.sessions.iter().filter(|(_, session)| session.deadline_us <= clock_us);
+        let expired = self.iter().filter(|(_, session)| session.deadline_us <= clock_us);
         let mut ids: Vec<SessionId> = expired.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
 
+    /// All sessions as they are now, for another thread. Copies all, if an earlier snapshot still lives.
+    pub(crate) fn snapshot(&mut self) -> SessionsSnapshot {
+        self.merge(usize::MAX);
+        if self.layers.is_some() {
+            self.table = self.iter().map(|(id, session)| (*id, session.clone())).collect();
+        }
+        let base = Arc::new(std::mem::take(&mut self.table));
+        self.layers = Some(Box::new(Layers { base: Arc::clone(&base), gone: HashSet::default() }));
+        SessionsSnapshot(base)
+    }
+
     /// All of them, in the order of their ids.
     pub(crate) fn ids(&self) -> Vec<SessionId> {
-        let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        let mut ids: Vec<SessionId> = self.iter().map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
 
     /// The hash of all of it, in the order of ids.
     pub(crate) fn hash(&self) -> u64 {
-        let mut sorted: Vec<_> = self.sessions.iter().collect();
+        let mut sorted: Vec<_> = self.iter().collect();
         sorted.sort_unstable_by_key(|(id, _)| **id);
         let mut hasher = Xxh3Default::new();
         for (id, Session { ttl_us, deadline_us, floor, outcomes, result_bytes }) in sorted {
@@ -214,6 +311,16 @@ impl Sessions {
             }
         }
         hasher.digest()
+    }
+}
+
+/// The session table at one moment.
+#[derive(Debug)]
+pub(crate) struct SessionsSnapshot(Arc<Table>);
+
+impl SessionsSnapshot {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

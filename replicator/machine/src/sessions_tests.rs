@@ -139,3 +139,47 @@ fn the_hash_does_not_depend_on_the_order_of_opening() {
     assert_eq!(hash(&[1, 2, 3, 4, 5]), hash(&[5, 3, 1, 2, 4]));
     assert_ne!(hash(&[1, 2]), hash(&[1, 3]));
 }
+
+proptest! {
+    /// A snapshot that comes and goes shows nowhere but in itself.
+    #[test]
+    fn a_snapshot_is_a_moment_and_the_table_goes_on(
+        steps in prop::collection::vec((0..5u8, 0..200u8, any::<bool>()), 1..400)
+    ) {
+        let (mut sessions, mut plain, mut snapshot) = (Sessions::default(), BTreeMap::new(), None);
+        for (now, (what, id, drop)) in (1u64..).zip(steps) {
+            let key = SessionId([id; 16]);
+            match what {
+                0 => prop_assert_eq!(sessions.close(&key), plain.remove(&id).is_some()),
+                1 if snapshot.is_none() || drop => {
+                    snapshot.take(); // there is one at a time
+                    snapshot = Some((sessions.snapshot(), plain.clone())).filter(|_| id % 4 > 0);
+                }
+                2 if drop => snapshot = None,
+                _ => match sessions.get_mut(&key) {
+                    Some(session) => {
+                        prop_assert_eq!(plain.insert(id, now + 7), Some(session.deadline_us));
+                        session.ttl_us = 7;
+                        session.touch(now);
+                    }
+                    None => {
+                        prop_assert_eq!(plain.insert(id, now + 7), None);
+                        sessions.open(key, 7, now);
+                    }
+                },
+            }
+            prop_assert_eq!((sessions.len(), sessions.contains(&key)), (plain.len(), plain.contains_key(&id)));
+            let all: BTreeMap<_, _> = sessions.iter().map(|(id, session)| (id.0[0], session.deadline_us)).collect();
+            prop_assert_eq!(&all, &plain);
+            if let Some((SessionsSnapshot(table), then)) = &snapshot {
+                let all: BTreeMap<_, _> = table.iter().map(|(id, session)| (id.0[0], session.deadline_us)).collect();
+                prop_assert_eq!(&all, then);
+            }
+        }
+        drop(snapshot);
+        for _ in 0..20 {
+            sessions.get_mut(&SessionId([0; 16]));
+        }
+        prop_assert!(sessions.layers.is_none(), "merged");
+    }
+}

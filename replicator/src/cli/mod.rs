@@ -10,11 +10,14 @@ mod demo;
 mod failure;
 mod init;
 mod journal;
+mod log;
 mod member;
 mod node;
 mod output;
 mod recover;
+mod restart;
 mod shape;
+mod snapshot;
 mod status;
 mod torture;
 mod watch;
@@ -53,6 +56,12 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Take images of a node's whole state, or look at those in a stopped node's folder
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Look at a stopped node's folder: check every byte, print its log
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
     Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
@@ -108,6 +117,8 @@ pub fn main() -> ExitCode {
             Command::Query(args) => call::query::run(args).await,
             Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Snapshot(command) => snapshot::run(command).await,
+            Command::Log(command) => log::run(command),
             Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,

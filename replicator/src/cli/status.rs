@@ -14,7 +14,7 @@ use replicator_client::Client;
 use replicator_proto::replicator::v1::{NodeState, StatusResponse};
 use serde_json::{Value, json};
 
-use super::{Endpoints, Failure, Output, chain, output, watch};
+use super::{Endpoints, Failure, Output, chain, output, restart, watch};
 
 /// How long a node may take to tell its status, so that one that stands still doesn't hold up the others for long.
 const NODE_MAX: Duration = Duration::from_secs(2);
@@ -132,6 +132,9 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
                     output::bytes(status.memory_bytes),
                     node.endpoint.clone(),
                 ]);
+                if let Some(catching_up) = status.restart.as_ref().and_then(restart::line) {
+                    notes.push((status.node_id.clone(), catching_up));
+                }
                 if !status.detail.is_empty() {
                     notes.push((status.node_id.clone(), status.detail.clone()));
                 }
@@ -186,6 +189,9 @@ pub(super) fn node_json(node: &Surveyed) -> Value {
             "traps": status.traps,
             "version": status.version,
             "witness": status.witness,
+            "snapshot_log_index": status.snapshot_log_index,
+            "purged_log_index": status.purged_log_index,
+            "restart": status.restart.as_ref().map(restart::json),
             "chain": status.chain.as_ref().map(chain::json),
             "members": status.members.iter().map(|member| json!({
                 "node_id": member.node_id,

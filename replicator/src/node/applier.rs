@@ -6,7 +6,7 @@
 use std::{mem, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use replicator_machine::{Entry, Genesis, Halt, Machine, Push, QueryOutcome, Refusal};
+use replicator_machine::{Entry, Genesis, Halt, Image, ImageUnavailable, Machine, Push, QueryOutcome, Refusal};
 use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -41,6 +41,8 @@ pub struct AppliedState {
     pub traps: u64,
     /// How the module describes itself.
     pub module: String,
+    /// Bytes of entries since the last image, or the start.
+    pub bytes_since_image: u64,
     /// Why the machine stands still; None while it goes on.
     pub halted: Option<String>,
 }
@@ -67,6 +69,9 @@ pub(super) enum Work {
     Subscribe(Subscribe),
     HasSession(SessionId, oneshot::Sender<bool>),
     StateHash(oneshot::Sender<(Digest, Option<LogIndex>)>),
+    Image(oneshot::Sender<Result<Image, ImageUnavailable>>),
+    /// Go on as this machine, which is further.
+    Enter(Box<Machine>, oneshot::Sender<()>),
 }
 
 /// Gets a module that the machine needs and doesn't have. Ends when it is in the store.
@@ -91,9 +96,18 @@ impl Applier {
         let (work, queue) = mpsc::channel(WORK_MAX);
         let (publish, state) = watch::channel(AppliedState::default());
         let hub = Hub::default();
-        let applying = {
-            let lineages = Arc::default();
-            Loop { machine, waiters, fetch, publish, genesis: None, lineages, hub, ephemeral, answers, logged_traps: 0 }
+        let applying = Loop {
+            machine,
+            waiters,
+            fetch,
+            publish,
+            genesis: None,
+            lineages: Arc::default(),
+            hub,
+            ephemeral,
+            answers,
+            logged_traps: 0,
+            bytes_since_image: 0,
         };
         (Self { work, state }, applying.run(queue).boxed())
     }
@@ -130,6 +144,7 @@ struct Loop {
     /// Outcomes on their way to clients. Holds no more than the waiters did.
     answers: mpsc::UnboundedSender<Vec<Answer>>,
     logged_traps: u64,
+    bytes_since_image: u64,
 }
 
 impl Loop {
@@ -158,6 +173,16 @@ impl Loop {
                 let hash = self.machine.state_hash();
                 let _ = answer.send((hash, self.machine.applied().map(|at| at.index)));
             }
+            Work::Image(answer) => {
+                let image = self.machine.image();
+                self.bytes_since_image = 0;
+                self.publish();
+                let _ = answer.send(image);
+            }
+            Work::Enter(machine, done) => {
+                self.enter(*machine);
+                let _ = done.send(());
+            }
         }
         Ok(())
     }
@@ -174,12 +199,28 @@ impl Loop {
         applied
     }
 
+    /// What was executed meanwhile is not answered one by one: clients ask again, and find it in the session table. Subscribers begin again
+    /// after their cursors.
+    fn enter(&mut self, machine: Machine) {
+        if machine.applied() < self.machine.applied() {
+            return; // It has come further by itself.
+        }
+        self.machine = machine;
+        self.genesis = None;
+        self.hub = Hub::default();
+        self.logged_traps = 0;
+        self.bytes_since_image = 0;
+        self.waiters.clear();
+        self.publish();
+    }
+
     async fn apply_each(&mut self, batch: Vec<Committed>, finished: &mut Vec<(Seed, Done)>) -> Result<(), String> {
         for (position, encoded) in batch {
             let Some(encoded) = encoded else {
                 self.machine.skip(position);
                 continue;
             };
+            self.bytes_since_image += encoded.len() as u64;
             // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
             let entry: Entry =
                 codec::decode(&encoded).map_err(|error| format!("log entry {position} can't be read: {error}"))?;
@@ -248,6 +289,7 @@ impl Loop {
             memory_bytes: stats.memory_bytes,
             traps: stats.traps,
             module: stats.module_description,
+            bytes_since_image: self.bytes_since_image,
             halted: None,
         });
     }

@@ -103,8 +103,10 @@ impl Node {
             tokio::time::sleep(ROUND).await;
         }
         let own = self.last_log_index();
+        let peers = answered.into_values().map(|answer| (answer.node, answer.last_log_index));
+        self.restarted.send_modify(|restart| restart.peers = peers.collect());
         let clocks: Vec<String> =
-            answered.values().map(|answer| format!("{} {}", answer.node, answer.last_log_index)).collect();
+            self.restarted.borrow().peers.iter().map(|(node, clock)| format!("{node} {clock}")).collect();
         tracing::info!(own = own.0, peers = clocks.join(", "), "the logical clocks, by last log index");
         Ok(())
     }

@@ -6,6 +6,7 @@ mod applier;
 mod check;
 mod ephemerals;
 mod founding;
+mod images;
 mod modules;
 mod pacer;
 mod peer;
@@ -16,6 +17,7 @@ mod queries;
 mod reads;
 mod recovery;
 mod requests;
+mod restart;
 mod startup;
 mod status;
 mod subscriptions;
@@ -27,25 +29,32 @@ use std::{
 };
 
 use replicator_machine::Refusal;
-use replicator_storage::{DiskLog, ModuleStore, NodeDir};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, SessionId};
+use replicator_storage::{DiskLog, ModuleStore, NodeDir, StorageError};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     applier::AppliedState,
     founding::Founding,
+    images::{CatchUp, ImageUnusable},
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
+    restart::Restart,
     startup::StartError,
     status::{Condition, Status},
     subscriptions::{Event, Subscribed, Target},
 };
 use self::{
-    applier::Applier, founding::FoundingCall, proposals::Proposals, reads::Reader, requests::ENTRY_BYTES_MAX,
+    applier::Applier,
+    founding::FoundingCall,
+    images::{NodeImages, Served},
+    proposals::Proposals,
+    reads::Reader,
+    requests::ENTRY_BYTES_MAX,
     waiters::Waiters,
 };
 use crate::{
@@ -101,11 +110,13 @@ pub struct Node {
     group_peers: Peers,
     waiters: Arc<Waiters>,
     applier: Applier,
+    images: Arc<NodeImages>,
     stage: watch::Sender<Stage>,
     founding: mpsc::Sender<FoundingCall>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,
     failed: watch::Sender<Option<Failed>>,
     serving: watch::Sender<bool>,
+    restarted: watch::Sender<Restart>,
     /// Which peer refuses this node, and why, while it doesn't serve: the peer takes part in another history.
     refused: watch::Sender<Option<String>>,
 }
@@ -133,6 +144,29 @@ impl Node {
     #[must_use]
     pub const fn modules(&self) -> &ModuleStore {
         &self.modules
+    }
+
+    /// Takes an image now. Returns the index of its last entry.
+    ///
+    /// # Errors
+    /// If the node takes no part yet, another image is being taken, or it can't be written.
+    pub async fn take_image(&self) -> Result<LogIndex, String> {
+        let running = self.running().map_err(|error| error.to_string())?;
+        let taken = self.images.take(&*running.strategy, &running).await;
+        taken.map(|position| position.index).map_err(|error| error.to_string())
+    }
+
+    /// An image for a peer; see `PeerService.FetchImage`. None: there is none of that position here.
+    pub(crate) async fn serve_image(
+        &self,
+        at_least: Position,
+        known_manifest: &[u8],
+        offset: u64,
+    ) -> Result<Option<Served>, StorageError> {
+        let known = codec::decode(known_manifest).ok(); // Of another version: it gets ours from the beginning.
+        let images = self.images.clone();
+        let served = tokio::task::spawn_blocking(move || images.serve(at_least, known, offset));
+        served.await.expect("opening a file doesn't panic")
     }
 
     /// Ends with the reason when the node can't go on: its disk failed, or it turned out to be an old copy. The process must end.

@@ -9,17 +9,27 @@ use futures::FutureExt;
 use replicator_chain::Promise;
 use replicator_machine::{Command, Machine};
 use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
+use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Applier, Node, Running, Stage, Waiters, applier::FetchModule, ephemerals::QUERIES_WAITING_MAX,
-    founding::FoundingCall, modules::Modules, proposals::Proposals, proposer::Proposer, reads::Reads, waiters::Answer,
+    Applier, Node, Running, Stage, Waiters,
+    applier::FetchModule,
+    ephemerals::QUERIES_WAITING_MAX,
+    founding::FoundingCall,
+    images,
+    images::{ImageUnusable, NodeImages, Policy},
+    modules::Modules,
+    proposals::Proposals,
+    proposer::Proposer,
+    reads::Reads,
+    restart::Restart,
+    waiters::Answer,
 };
 use crate::{
     config::{Mode, NodeConfig},
     replication::{
-        Member, Role, Strategy, View, VoteStore,
+        Images, Member, Role, Strategy, View, VoteStore,
         chain::{self, Chain, PromiseStore},
         majority::{self, Majority},
     },
@@ -78,6 +88,16 @@ pub enum StartError {
     DiskFull {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The machine can't go on from an image that is whole.
+    #[error(
+        "can't go on from the image of {position} in this node's folder: {error}. It is left as it is; use the program that wrote it"
+    )]
+    Image {
+        /// Of what.
+        position: Position,
+        /// Why.
+        error: ImageUnusable,
     },
     /// The folder is of a cluster with another mode.
     #[error("the folder {} is of a node of mode {stored}, and this one is of mode {configured}; correct the configuration, or the command", dir.display())]
@@ -149,7 +169,8 @@ impl Node {
 
         let modules = dir.modules()?;
         let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
-        let machine = Machine::new(Arc::new(Modules(modules.clone())));
+        let source = Arc::new(Modules(modules.clone()));
+        let machine = Machine::new(source.clone());
         let (missing, to_fetch) = mpsc::channel::<(ModuleHash, oneshot::Sender<()>)>(1);
         let fetch: FetchModule = Arc::new(move |hash| {
             let missing = missing.clone();
@@ -163,30 +184,45 @@ impl Node {
         let (ephemeral, pushed) = mpsc::channel(QUERIES_WAITING_MAX);
         let (answers, answered) = mpsc::unbounded_channel();
         tokio::spawn(send_answers(answered));
-        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch, ephemeral, answers);
+        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch.clone(), ephemeral, answers);
         seams.threads.start_apply("apply", applying)?;
         let group = seams.threads.start_group("group")?;
 
+        let log = Arc::new(log);
+        let peers = Peers::new(seams.network.clone());
+        let images = NodeImages::open(images::Parts {
+            dir: dir.clone(),
+            log: log.clone(),
+            modules: source,
+            fetch_module: fetch,
+            applier: applier.clone(),
+            peers: peers.clone(),
+            clock: seams.clock.clone(),
+            config: config.images,
+            configured: config.peers.clone(),
+        })?;
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);
         let node = Arc::new(Self {
             disk: meta.disk,
             incarnation,
             start: u64::from_le_bytes(seams.random()),
-            peers: Peers::new(seams.network.clone()),
+            peers,
             group_peers: Peers::new(seams.network.clone()),
             group,
             stage: watch::Sender::new(Stage::Blank("starting".into())),
             failed: watch::Sender::new(None),
             serving: watch::Sender::new(false),
+            restarted: watch::Sender::new(Restart::default()),
+            log,
             refused: watch::Sender::new(None),
-            log: Arc::new(log),
             config,
             seams,
             dir,
             modules,
             waiters,
             applier,
+            images,
             founding,
             adoptions,
         });
@@ -227,6 +263,12 @@ impl Node {
                 cluster
             }
         };
+        self.images.begin().await?;
+        self.restarted.send_modify(|restart| {
+            restart.own = self.last_log_index();
+            restart.image = self.applier.state.borrow().index().unwrap_or_default();
+        });
+        tokio::spawn(self.clone().watch_restart());
         let running = self.take_part(cluster, lineage).await?;
         if let Some((founding, answer)) = founder {
             let founded = match running.strategy.found(founding.members.clone()).await {
@@ -345,6 +387,8 @@ impl Node {
         tokio::spawn(self.clone().remember_members(running.clone()));
         tokio::spawn(self.clone().register(running.clone()));
         tokio::spawn(self.clone().tick(running.clone()));
+        let policy = Policy { log_bytes: self.config.images.log_bytes.0 };
+        tokio::spawn(self.images.clone().keep_taking(running.clone(), policy));
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)
@@ -354,11 +398,16 @@ impl Node {
         let (peers, timing) = (self.group_peers.clone(), self.config.timing);
         let (log, votes, sink) = (self.log.clone(), Arc::new(MetaVotes(self.dir.clone())), self.applier.clone());
         let sink = Arc::new(sink);
+        let images: Arc<dyn Images> = Arc::new(self.images.clone());
         let group = &self.group.handle;
         Ok(match self.config.mode {
-            Mode::Majority => {
-                Arc::new(Majority::start(majority::Parts { envelope, log, peers, votes, sink, timing }, group).await?)
-            }
+            Mode::Majority => Arc::new(
+                Majority::start(
+                    majority::Parts { envelope, log, peers, votes, sink, images: Some(images), timing },
+                    group,
+                )
+                .await?,
+            ),
             Mode::Chain => {
                 let (group_log, _) = DiskLog::open(&self.dir, GROUP_LOG, DiskLogOptions::default())?;
                 let parts = chain::Parts {
@@ -370,6 +419,7 @@ impl Node {
                     promises: Arc::new(MetaPromises(self.dir.clone())),
                     sink,
                     timing,
+                    images,
                     settings: chain::Settings {
                         persist_order: self.config.chain.persist_order.into(),
                         least_chain: self.config.chain.least_length,

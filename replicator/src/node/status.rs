@@ -9,8 +9,8 @@ use replicator_storage::Log;
 use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
 use tokio::sync::watch;
 
-use super::{AppliedState, Node, NodeError, Stage, applier::Work};
-use crate::replication::{ChainView, Member, Role};
+use super::{AppliedState, Node, NodeError, Restart, Stage, applier::Work};
+use crate::replication::{ChainView, Images as _, Member, Role};
 
 /// After this long without a quorum's answer, a primary says so. Healthy ones get one with each heartbeat.
 const QUORUM_SILENCE: Duration = Duration::from_secs(1);
@@ -66,6 +66,12 @@ pub struct Status {
     pub applied: AppliedState,
     /// The chain, in chain mode.
     pub chain: Option<ChainView>,
+    /// How the start went.
+    pub restart: Restart,
+    /// The position of the newest image in the folder.
+    pub image: Option<LogIndex>,
+    /// The last index that has left the log; everything up to there is in images.
+    pub purged: Option<LogIndex>,
 }
 
 impl Node {
@@ -90,6 +96,9 @@ impl Node {
             committed: LogIndex(0),
             applied,
             chain: None,
+            restart: self.restart(),
+            image: self.images.newest().map(|image| image.position.index),
+            purged: ends.purged.map(|at| at.index),
         };
         let stage = self.stage.borrow().clone();
         match stage {

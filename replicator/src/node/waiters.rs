@@ -187,7 +187,7 @@ impl Waiters {
         answers
     }
 
-    /// Drops all: the machine has halted, and nobody will be answered.
+    /// Drops all: the machine has halted, or went on from an image, and nobody will be answered. Those who wait ask again.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut *self.lock());
         for waiter in waiting.entries.into_values() {

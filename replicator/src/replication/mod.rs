@@ -25,6 +25,27 @@ pub trait ApplySink: Send + Sync + 'static {
     fn apply(&self, batch: Vec<Committed>) -> BoxFuture<'static, ()>;
 }
 
+/// An image: a machine's whole state as of a position, in this node's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The last entry in it.
+    pub position: Position,
+    /// What the strategy had to say of that position, in its own encoding.
+    pub group: Vec<u8>,
+}
+
+/// This node's images. What was taken or made is durable before it is told of (safety rule 22).
+pub trait Images: Send + Sync + 'static {
+    /// The newest one that is whole.
+    fn newest(&self) -> Option<Image>;
+
+    /// Gets an image of `at_least` from that disk's node, or goes on getting it, and keeps it. The log is as it was.
+    fn get(&self, from: DiskId, at_least: Position) -> BoxFuture<'static, Result<Image, String>>;
+
+    /// Puts the image of that position into the machine, in place of its state. Ends when the machine goes on from there.
+    fn enter(&self, at: Position) -> BoxFuture<'static, Result<(), String>>;
+}
+
 /// Where a strategy keeps its vote: durable on return, before it is answered (safety rule 4).
 pub trait VoteStore: Send + Sync + 'static {
     /// The last saved vote, in the strategy's own encoding.
@@ -199,6 +220,15 @@ pub trait Strategy: Send + Sync + 'static {
         from: DiskId,
         payloads: BoxStream<'static, Bytes>,
     ) -> BoxFuture<'static, Result<(), PeerMessageError>>;
+
+    /// What an image of that applied position must keep for whoever goes on from it.
+    fn image_group(&self, at: Position) -> Vec<u8>;
+
+    /// There is a new image. The log may be purged through that index.
+    fn imaged(&self, purge: LogIndex) -> BoxFuture<'_, ()>;
+
+    /// The primary's order to go on from an image, as its log begins later.
+    fn on_install(&self, from: DiskId, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;
 
     /// The chain, in chain mode.
     fn chain(&self) -> Option<ChainView>;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{deadline, errors::ApiError};
 use crate::{
-    node::{Condition, Founding, Node, StoreModuleError},
+    node::{Condition, Founding, Node, Restart, StoreModuleError},
     replication::{ChainView, Member, Role},
     transport::split_cluster,
 };
@@ -60,6 +60,26 @@ fn chain_message(chain: ChainView, members: &[(Member, LogIndex)]) -> pb::Chain 
         }),
         detail: chain.detail,
         coordinator_node_id: chain.coordinator.map(name).unwrap_or_default(),
+    }
+}
+
+fn restart_message(restart: Restart) -> pb::Restart {
+    let millis = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let peer = |(node_id, clock): (String, LogIndex)| pb::PeerClock { node_id, log_index: clock.0 };
+    pb::Restart {
+        own_log_index: restart.own.0,
+        peers: restart.peers.into_iter().map(peer).collect(),
+        snapshot_log_index: restart.image.0,
+        caught_up: restart.caught_up_ms.is_some(),
+        took_ms: restart.caught_up_ms.unwrap_or_default(),
+        whole_state: restart.fetched.map(|whole| pb::WholeState {
+            from_node_id: whole.from,
+            log_index: whole.position.index.0,
+            bytes: whole.bytes.0,
+            bytes_total: whole.bytes.1,
+            took_ms: millis(whole.took),
+            entered: whole.entered,
+        }),
     }
 }
 
@@ -140,6 +160,9 @@ impl AdminService for AdminApi {
             peer_address: self.node.config().peer_address.to_string(),
             chain,
             witness: self.node.config().witness,
+            restart: Some(restart_message(status.restart)),
+            snapshot_log_index: status.image.unwrap_or_default().0,
+            purged_log_index: status.purged.unwrap_or_default().0,
         }))
     }
 
@@ -190,6 +213,14 @@ impl AdminService for AdminApi {
         };
         let index = self.node.found(founding).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(pb::BootstrapResponse { log_index: index.0 }))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotResponse>, Status> {
+        let index = self.node.take_image().await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::TakeSnapshotResponse { log_index: index.0 }))
     }
 
     async fn remove_node(

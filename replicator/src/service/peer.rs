@@ -9,7 +9,8 @@ use futures::{
 };
 use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
-use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash};
+use replicator_storage::SnapshotPiece;
+use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash, Position, codec};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -184,6 +185,14 @@ impl PeerService for PeerApi {
         Ok(Response::new(pb::TransferResponse {}))
     }
 
+    async fn install(&self, request: Request<pb::InstallRequest>) -> Result<Response<pb::InstallResponse>, Status> {
+        let request = request.into_inner();
+        let envelope = envelope(request.envelope)?;
+        let running = self.node.admit(&envelope).await?;
+        let payload = running.strategy.on_install(envelope.from, request.payload).await?;
+        Ok(Response::new(pb::InstallResponse { payload }))
+    }
+
     async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let request = request.into_inner();
         let running = self.node.admit(&envelope(request.envelope)?).await?;
@@ -210,6 +219,34 @@ impl PeerService for PeerApi {
         let pushes = request.pushes.into_iter().map(pushed).collect::<Result<_, _>>()?;
         self.node.on_deliver(pushes).await?;
         Ok(Response::new(pb::DeliverResponse {}))
+    }
+
+    type FetchImageStream = Answers<pb::FetchImageResponse>;
+
+    async fn fetch_image(
+        &self,
+        request: Request<pb::FetchImageRequest>,
+    ) -> Result<Response<Self::FetchImageStream>, Status> {
+        let pb::FetchImageRequest { cluster_id, lineage, epoch, log_index, known_manifest, offset } =
+            request.into_inner();
+        let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
+        // Whoever belongs to this history may have its images: a new disk knows none of ours yet.
+        if cluster.is_none() || cluster != self.node.status().cluster {
+            return Err(Status::failed_precondition("this node takes no part in that cluster's history"));
+        }
+        let at_least = Position::new(epoch, log_index);
+        let served = self.node.serve_image(at_least, &known_manifest, offset).await;
+        let served = served.map_err(|error| Status::internal(error.to_string()))?;
+        let served = served.ok_or_else(|| Status::not_found(format!("no image of {at_least} here")))?;
+        let manifest = codec::encode(served.manifest()).into();
+        let first = pb::FetchImageResponse { manifest, ..pb::FetchImageResponse::default() };
+        let pieces = stream::try_unfold(served, async |mut served| {
+            let piece = served.next().await.map_err(|error| Status::internal(error.to_string()))?;
+            Ok(piece.map(|SnapshotPiece { offset, bytes, checksum }| {
+                (pb::FetchImageResponse { manifest: Bytes::new(), offset, piece: bytes, checksum }, served)
+            }))
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

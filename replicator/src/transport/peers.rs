@@ -9,9 +9,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use replicator_proto::replicator::v1 as pb;
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash};
+use replicator_storage::SnapshotPiece;
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position};
 use tonic::{
-    Status,
+    Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -232,6 +233,38 @@ pub struct PeerChannel {
     client: Client,
 }
 
+/// How long a part of an image may take to come.
+const IMAGE_PART_MAX: Duration = Duration::from_secs(10);
+
+/// A part of an image.
+#[derive(Debug)]
+pub enum ImagePart {
+    /// What the image is: comes first.
+    Manifest(Bytes),
+    /// Bytes of its file.
+    Piece(SnapshotPiece),
+}
+
+/// An image that is coming.
+#[derive(Debug)]
+pub struct ImageParts(Streaming<pb::FetchImageResponse>);
+
+impl ImageParts {
+    /// The next part; None: that was all.
+    ///
+    /// # Errors
+    /// If the connection breaks, or nothing comes for ten seconds.
+    pub async fn next(&mut self) -> Result<Option<ImagePart>, TransportError> {
+        Ok(within(IMAGE_PART_MAX, self.0.message()).await?.map(|part| {
+            if part.manifest.is_empty() {
+                ImagePart::Piece(SnapshotPiece { offset: part.offset, bytes: part.piece, checksum: part.checksum })
+            } else {
+                ImagePart::Manifest(part.manifest)
+            }
+        }))
+    }
+}
+
 fn malformed(what: &str) -> TransportError {
     TransportError::Malformed(what.to_owned())
 }
@@ -356,6 +389,15 @@ impl PeerChannel {
         Ok(())
     }
 
+    /// Orders the peer to go on from an image, which it fetches by itself.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer refuses.
+    pub async fn install(&self, envelope: Envelope, payload: Bytes, bound: Duration) -> Result<Bytes, TransportError> {
+        let request = pb::InstallRequest { envelope: Some(envelope.into()), payload };
+        Ok(within(bound, self.client.clone().install(request)).await?.into_inner().payload)
+    }
+
     /// Passes entries to the primary. False: the peer isn't it, and has proposed none of them.
     ///
     /// # Errors
@@ -395,6 +437,29 @@ impl PeerChannel {
         within(bound, self.client.clone().deliver(pb::DeliverRequest { envelope: Some(envelope.into()), pushes }))
             .await?;
         Ok(())
+    }
+
+    /// Fetches an image of at least that position, from `offset` on if it is still the one with the manifest `known`.
+    ///
+    /// # Errors
+    /// If the peer has none, or doesn't answer.
+    pub async fn fetch_image(
+        &self,
+        cluster: (ClusterId, Lineage),
+        at_least: Position,
+        known: Option<Bytes>,
+        offset: u64,
+    ) -> Result<ImageParts, TransportError> {
+        let (cluster_id, lineage) = split_cluster(Some(cluster));
+        let request = pb::FetchImageRequest {
+            cluster_id,
+            lineage,
+            epoch: at_least.epoch.0,
+            log_index: at_least.index.0,
+            known_manifest: known.unwrap_or_default(),
+            offset,
+        };
+        Ok(ImageParts(within(IMAGE_PART_MAX, self.client.clone().fetch_image(request)).await?.into_inner()))
     }
 
     /// Fetches a module's bytes. The caller checks their hash.

@@ -8,6 +8,10 @@ use replicator_types::{Position, codec::CodecError};
 const AFTER_DAMAGE: &str = "Nothing was changed. If the disk is healthy, start the node with --rejoin: it sets this folder aside (deleting \
                             nothing) and takes everything from its peers";
 
+/// The ways out of a damaged snapshot.
+const AFTER_SNAPSHOT_DAMAGE: &str = "Nothing was changed. Fetch this snapshot again from a peer, or take an older one, if the log \
+                                     reaches back to it";
+
 /// A file operation that failed, or files that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -83,6 +87,56 @@ pub enum StorageError {
         /// The largest one taken.
         bytes_max: usize,
     },
+    /// A snapshot isn't as it was written. It is one copy of several, so nothing is lost: the caller takes another.
+    #[error("{}{}: {what}. {AFTER_SNAPSHOT_DAMAGE}", path.display(), AtOffset(*offset))]
+    DamagedSnapshot {
+        /// Which file.
+        path: PathBuf,
+        /// The byte in the file, where that is known.
+        offset: Option<u64>,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is no snapshot at this position.
+    #[error("{} has no snapshot at {position}; list what it has", path.display())]
+    NoSnapshot {
+        /// The folder of snapshots.
+        path: PathBuf,
+        /// The position asked for.
+        position: Position,
+    },
+    /// A piece of a snapshot doesn't follow what was received. Nothing was written.
+    #[error("a piece at byte {offset} of a snapshot, and the next one wanted is at {wanted}; send from there")]
+    PieceOutOfOrder {
+        /// Where the piece belongs.
+        offset: u64,
+        /// Where the next one does.
+        wanted: u64,
+    },
+    /// A piece of a snapshot was damaged on its way. Nothing was written.
+    #[error("the piece at byte {offset} of a snapshot was damaged on its way; send it again")]
+    PieceDamaged {
+        /// Where the piece belongs.
+        offset: u64,
+    },
+    /// Something else of this process is at the same work.
+    #[error("{} is being {what} by somebody else in this process; wait for that to end", path.display())]
+    Busy {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is done to it.
+        what: &'static str,
+    },
+    /// The disk hasn't room. Nothing was written, or what was is gone.
+    #[error("no room on the disk of {}: {needed} bytes are needed, and {free} are free; free some", path.display())]
+    Full {
+        /// What there is no room for.
+        path: PathBuf,
+        /// Bytes that it takes.
+        needed: u64,
+        /// Bytes that the file system says are free for this process. A quota may be what is full: then there are more.
+        free: u64,
+    },
     /// An earlier write or fsync failed, so what is on the disk is unknown: the process must end, and start again.
     #[error("storage has failed, and takes no more writes until the node is started again: {what}")]
     Failed {
@@ -99,6 +153,14 @@ impl StorageError {
 
     pub(crate) fn damaged(path: impl Into<PathBuf>, offset: impl Into<Option<u64>>, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), offset: offset.into(), what: what.into() }
+    }
+
+    pub(crate) fn damaged_snapshot(
+        path: impl Into<PathBuf>,
+        offset: impl Into<Option<u64>>,
+        what: impl Into<String>,
+    ) -> Self {
+        Self::DamagedSnapshot { path: path.into(), offset: offset.into(), what: what.into() }
     }
 
     pub(crate) fn failed(what: impl Into<Arc<str>>) -> Self {

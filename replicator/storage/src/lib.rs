@@ -1,4 +1,4 @@
-//! The files of a replicator node: its folder and lock, `meta`, the log, and the modules.
+//! The files of a replicator node: its folder and lock, `meta`, the log, the modules, and the snapshots.
 //!
 //! The only crate that touches them. Two promises hold throughout: what a call reports as durable is on the disk, and damage to
 //! what was durable is refused with its place, never repaired silently and never cut away. `docs/formats.md` gives every file
@@ -6,16 +6,28 @@
 
 mod atomic_file;
 mod disk_log;
+mod disk_room;
 mod error;
 mod lock;
 mod log;
 mod meta;
 mod module_store;
 mod node_dir;
+mod sealed_file;
+mod snapshot;
+mod verify;
 
-pub use disk_log::{DiskLog, DiskLogOptions, FlushCheck, OpenReport, TornTail};
+pub use disk_log::{
+    DiskLog, DiskLogOptions, FlushCheck, LogDump, LogReport, LoggedRecord, OpenReport, RecordKind, SegmentReport,
+    TornTail,
+};
 pub use error::StorageError;
-pub use log::{Durable, Log, LogEnds, Record};
+pub use log::{Durable, Log, LogEnds, LogRoom, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
 pub use node_dir::{NodeDir, restrict_umask};
+pub use snapshot::{
+    SnapshotData, SnapshotEntry, SnapshotInfo, SnapshotManifest, SnapshotOptions, SnapshotPiece, SnapshotReader,
+    SnapshotReceiver, SnapshotStore, SnapshotWriter,
+};
+pub use verify::{ModulesReport, NodeReport, SnapshotsReport};

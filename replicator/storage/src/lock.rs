@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -33,9 +33,7 @@ impl DirLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(StorageError::Locked { path: dir.to_owned(), pid });
+                return Err(StorageError::Locked { path: dir.to_owned(), pid: holder(&mut file) });
             }
             Err(TryLockError::Error(source)) => {
                 return Err(StorageError::Io { path, action: "lock", source });
@@ -48,4 +46,25 @@ impl DirLock {
         named.map_err(StorageError::io("write", &path))?;
         Ok(Self { _file: file })
     }
+
+    /// Keeps nodes out of `dir` and lets others in who only look. Changes nothing: `None` if no node ever had the folder, as in a copy.
+    pub(crate) fn observe(dir: &Path) -> Result<Option<Self>, StorageError> {
+        let path = dir.join(LOCK_FILE);
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(StorageError::io("open", &path))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: dir.to_owned(), pid: holder(&mut file) }),
+            Err(TryLockError::Error(source)) => Err(StorageError::Io { path, action: "lock", source }),
+        }
+    }
+}
+
+/// The process that the lock's holder left the number of.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }

@@ -5,20 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use replicator_types::{
-    ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex,
-    codec::{self, CodecError, Format},
-};
+use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec::Format};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::{StorageError, atomic_file};
+use crate::{StorageError, atomic_file, sealed_file};
 
 /// The file's name in the node's folder.
 pub(crate) const META_FILE: &str = "meta";
 
 const MAGIC: [u8; 8] = *b"RPLMETA\n";
-const CHECKSUM_BYTES: usize = 32;
 
 /// The durable identity and promises of one data folder. Read with [`crate::NodeDir::meta`], changed with
 /// [`crate::NodeDir::update`].
@@ -123,36 +118,14 @@ impl Meta {
         assert!(old <= new, "seal attempt {new:?} after {old:?}");
     }
 
-    /// The file's content: magic, length, the value in the common codec, SHA-256 of all of that.
+    /// The file's content.
     pub(crate) fn to_file(&self) -> Vec<u8> {
-        let body = codec::encode(self);
-        let length = u32::try_from(body.len()).expect("a meta of a few names and numbers is far below 4 GiB");
-        let mut bytes = [&MAGIC[..], &length.to_be_bytes(), &body].concat();
-        let checksum = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&checksum);
-        bytes
+        sealed_file::encode(&MAGIC, self)
     }
 
     /// Reads what [`Self::to_file`] wrote: any other byte is found out.
     pub(crate) fn from_file(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
-        let damaged = |what: &str| StorageError::damaged(path, None, what);
-        let Some((content, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
-            return Err(damaged("the file is too short"));
-        };
-        if Sha256::digest(content)[..] != checksum[..] {
-            return Err(damaged("its checksum doesn't match"));
-        }
-        let body = content.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
-        let Some((length, body)) = body else {
-            return Err(damaged("it is not a meta file"));
-        };
-        if u32::from_be_bytes(*length) as usize != body.len() {
-            return Err(damaged("its length doesn't match"));
-        }
-        codec::decode(body).map_err(|source| match source {
-            CodecError::Version { .. } => StorageError::Version { path: path.to_owned(), source },
-            other => damaged(&other.to_string()),
-        })
+        sealed_file::decode(&MAGIC, path, bytes, |what| StorageError::damaged(path, None, what))
     }
 }
 

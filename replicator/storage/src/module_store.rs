@@ -1,6 +1,10 @@
 //! Modules by the SHA-256 of their bytes: `modules/<sha256>.wasm`.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use replicator_types::ModuleHash;
@@ -61,13 +65,7 @@ impl ModuleStore {
     /// # Errors
     /// [`StorageError::Damaged`] if the file's bytes are others. [`Self::put`] the right ones, from a peer, to repair it.
     pub fn get(&self, hash: ModuleHash) -> Result<Option<Bytes>, StorageError> {
-        let path = self.path_of(hash);
-        let Some(bytes) = atomic_file::read(&path)? else { return Ok(None) };
-        let found = hash_of(&bytes);
-        if found != hash {
-            return Err(StorageError::damaged(path, None, format!("its SHA-256 is {found}")));
-        }
-        Ok(Some(bytes.into()))
+        read(&self.path_of(hash), hash)
     }
 
     /// The hashes of all modules here, sorted. Their bytes are not checked.
@@ -75,13 +73,7 @@ impl ModuleStore {
     /// # Errors
     /// If the folder can't be read, or holds a file with another kind of name.
     pub fn list(&self) -> Result<Vec<ModuleHash>, StorageError> {
-        let names = atomic_file::names(&self.shared.path)?;
-        let hashes = names.iter().filter(|name| !name.ends_with(atomic_file::TEMPORARY)).map(|name| {
-            let hash = name.strip_suffix(ENDING).and_then(|hash| hash.parse().ok());
-            let foreign = || StorageError::damaged(self.shared.path.join(name), None, "its name is not of a module");
-            hash.filter(|hash| self.path_of(*hash).ends_with(name)).ok_or_else(foreign)
-        });
-        hashes.collect()
+        list(&self.shared.path)?.into_iter().collect()
     }
 
     /// Removes a module; durable on return. The caller knows that no log entry and no snapshot needs it.
@@ -98,8 +90,43 @@ impl ModuleStore {
     }
 
     fn path_of(&self, hash: ModuleHash) -> PathBuf {
-        self.shared.path.join(format!("{hash}{ENDING}"))
+        path_in(&self.shared.path, hash)
     }
+}
+
+/// Reads every module in the node's folder `dir`, and changes nothing: each one's hash, or its damage.
+pub(crate) fn check(dir: &Path) -> Result<Vec<Result<ModuleHash, StorageError>>, StorageError> {
+    let dir = dir.join(FOLDER);
+    let checked = list(&dir)?.into_iter().map(|name| {
+        let hash = name?;
+        read(&path_in(&dir, hash), hash)?;
+        Ok(hash)
+    });
+    Ok(checked.collect())
+}
+
+/// The hashes that the names in the folder of modules say, sorted; an error for each name that says none.
+fn list(dir: &Path) -> Result<Vec<Result<ModuleHash, StorageError>>, StorageError> {
+    let names = atomic_file::names(dir)?;
+    let hashes = names.iter().filter(|name| !name.ends_with(atomic_file::TEMPORARY)).map(|name| {
+        let hash = name.strip_suffix(ENDING).and_then(|hash| hash.parse().ok());
+        let foreign = || StorageError::damaged(dir.join(name), None, "its name is not of a module");
+        hash.filter(|hash| path_in(dir, *hash).ends_with(name)).ok_or_else(foreign)
+    });
+    Ok(hashes.collect())
+}
+
+fn read(path: &Path, hash: ModuleHash) -> Result<Option<Bytes>, StorageError> {
+    let Some(bytes) = atomic_file::read(path)? else { return Ok(None) };
+    let found = hash_of(&bytes);
+    if found != hash {
+        return Err(StorageError::damaged(path, None, format!("its SHA-256 is {found}")));
+    }
+    Ok(Some(bytes.into()))
+}
+
+fn path_in(dir: &Path, hash: ModuleHash) -> PathBuf {
+    dir.join(format!("{hash}{ENDING}"))
 }
 
 fn hash_of(bytes: &[u8]) -> ModuleHash {

@@ -11,7 +11,7 @@ use std::{
 use replicator_types::{ClusterId, DiskId, Incarnation};
 
 use crate::{
-    Meta, ModuleStore, StorageError, atomic_file,
+    Meta, ModuleStore, SnapshotOptions, SnapshotStore, StorageError, atomic_file, disk_room,
     lock::{DirLock, LOCK_FILE},
     meta,
 };
@@ -33,8 +33,8 @@ struct Shared {
     current: RwLock<Arc<Meta>>,
     /// Held while modules change, so that two who put the same one don't share a temporary file.
     modules: Mutex<()>,
-    /// The logs that are open.
-    logs: Mutex<BTreeSet<String>>,
+    /// The logs and the stores of snapshots that are open.
+    open: Mutex<BTreeSet<String>>,
     _lock: DirLock,
 }
 
@@ -97,8 +97,8 @@ impl NodeDir {
     fn of(path: PathBuf, meta: Meta, created: bool, lock: DirLock) -> Self {
         let current = RwLock::new(Arc::new(meta.clone()));
         let state = Mutex::new(State { meta, failed: None });
-        let (modules, logs) = (Mutex::new(()), Mutex::default());
-        Self { shared: Arc::new(Shared { path, created, state, current, modules, logs, _lock: lock }) }
+        let (modules, open) = (Mutex::new(()), Mutex::default());
+        Self { shared: Arc::new(Shared { path, created, state, current, modules, open, _lock: lock }) }
     }
 
     /// Whether [`Self::open`] made it: then this disk is new to everybody.
@@ -170,15 +170,24 @@ impl NodeDir {
         ModuleStore::open(self.clone())
     }
 
+    /// The store of snapshots in the folder called `name`: `snapshots`, or for another log something that ends with `-snapshots`. What a
+    /// crash left half written is removed; what was half received stays, for [`SnapshotStore::receive`]. It is open once; clones share it.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] if it is open already, or if its folder can't be made, read or cleaned.
+    ///
+    /// # Panics
+    /// If the name has another ending: verification knows the folders by it.
+    pub fn snapshots(&self, name: &str, options: SnapshotOptions) -> Result<SnapshotStore, StorageError> {
+        SnapshotStore::open(self, name, options)
+    }
+
     /// Bytes that are free for this process on the folder's disk, so that a node can refuse new writes before the log fails.
     ///
     /// # Errors
     /// If the file system doesn't say.
     pub fn free_bytes(&self) -> Result<u64, StorageError> {
-        let path = &self.shared.path;
-        let stat = rustix::fs::statvfs(path)
-            .map_err(|error| StorageError::io("ask for the free space of", path)(error.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        disk_room::free_bytes(&self.shared.path)
     }
 
     /// Moves everything in the folder at `path` into `set-aside-<n>` inside it, so that the node can join again as a blank one.
@@ -233,16 +242,16 @@ impl NodeDir {
         Ok(answer)
     }
 
-    /// Claims the log called `name`, so that it is open once: another opening would repair it while it is written.
-    pub(crate) fn claim_log(&self, name: &str) -> Result<LogClaim, StorageError> {
-        if !self.logs().insert(name.to_owned()) {
+    /// Claims the folder called `name`, so that it is open once: another opening would repair it while it is written.
+    pub(crate) fn claim(&self, name: &str) -> Result<Claim, StorageError> {
+        if !self.opened().insert(name.to_owned()) {
             return Err(StorageError::Locked { path: self.shared.path.join(name), pid: Some(std::process::id()) });
         }
-        Ok(LogClaim { dir: self.clone(), name: name.to_owned() })
+        Ok(Claim { dir: self.clone(), name: name.to_owned() })
     }
 
-    fn logs(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.shared.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn opened(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Excludes everybody else from changing the folder of modules.
@@ -256,16 +265,16 @@ impl NodeDir {
     }
 }
 
-/// The right to have a log open. It keeps the folder's lock too.
+/// The right to have a folder of a node's open. It keeps the folder's lock too.
 #[derive(Debug)]
-pub(crate) struct LogClaim {
+pub(crate) struct Claim {
     dir: NodeDir,
     name: String,
 }
 
-impl Drop for LogClaim {
+impl Drop for Claim {
     fn drop(&mut self) {
-        self.dir.logs().remove(&self.name);
+        self.dir.opened().remove(&self.name);
     }
 }
 
@@ -292,7 +301,12 @@ fn create(path: &Path, node: &str) -> Result<Meta, StorageError> {
 
 /// Whether a name in the folder is a node's content, and not what may lie in a blank one.
 fn is_content(name: &str) -> bool {
-    name != LOCK_FILE && name != "lost+found" && !name.starts_with(SET_ASIDE)
+    name != LOCK_FILE && name != "lost+found" && !is_set_aside(name)
+}
+
+/// Whether this was moved away by [`NodeDir::set_aside`].
+pub(crate) fn is_set_aside(name: &str) -> bool {
+    name.starts_with(SET_ASIDE)
 }
 
 /// A number from the operating system's generator.

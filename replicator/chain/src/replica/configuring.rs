@@ -24,6 +24,7 @@ impl Replica {
             | Message::Acknowledged { epoch, .. }
             | Message::Fetch { epoch, .. }
             | Message::Fetched { epoch, .. }
+            | Message::Purged { epoch, .. }
             | Message::Beat { epoch, .. } => *epoch,
             Message::Equalise { promise, .. } => promise.epoch,
             // These bring their configuration, or are the coordinator's, which knows the record.

@@ -45,6 +45,19 @@ impl Ends {
         self.truncating = true;
     }
 
+    /// An image of `position` takes the place of everything up to there; of all that the log has, unless it `holds` the position.
+    pub(super) fn enter(&mut self, position: Position, holds: bool) {
+        let image = Some(position);
+        assert!(self.settled(), "an image of {position} while {:?} of {:?} is durable", self.durable, self.last);
+        assert!(self.commit <= image, "an image of {position}, below the commit {:?} (7)", self.commit);
+        if !holds {
+            self.last = image;
+            self.durable = image;
+        }
+        self.commit = image;
+        self.truncating = true;
+    }
+
     /// The log reports what is durable.
     pub(super) fn flushed(&mut self, position: Option<Position>) {
         if self.truncating {
@@ -76,11 +89,12 @@ pub(super) fn holds(log: &dyn LogView, position: Option<Position>) -> bool {
     position.is_none_or(|position| log.position(position.index) == Some(position))
 }
 
-/// The last position of the log whose epoch and index are not above `bound`'s; None: there is none, or the bound is the beginning.
+/// The last position of the log, or its purged end, whose epoch and index are not above `bound`'s; None: there is none, or the bound is the
+/// beginning.
 pub(super) fn last_not_above(log: &dyn LogView, bound: Option<Position>) -> Option<Position> {
     let (bound, end) = (bound?, log.last()?);
     // Epochs never decrease, so the entries wanted are the first ones: all below `above`.
-    let mut below = 0;
+    let mut below = log.purged().map_or(0, |purged| purged.index.0);
     let mut above = bound.index.min(end.index).0 + 1;
     while below < above {
         let middle = below + (above - below) / 2;
@@ -90,6 +104,7 @@ pub(super) fn last_not_above(log: &dyn LogView, bound: Option<Position>) -> Opti
         }
     }
     log.position(LogIndex(above.checked_sub(1)?))
+        .filter(|found| found.epoch <= bound.epoch && found.index <= bound.index)
 }
 
 /// Whether `entries` continue a log after `previous` in `epoch` or before, as a sender's that obeys the protocol do.

@@ -1,4 +1,7 @@
 //! Getting entries from another log, and giving them: learners from the chain, participants of an attempt from who has its target.
+//!
+//! Where a source's log doesn't reach back far enough, a learner goes on from an image. Nobody else needs one: what is purged is committed, so
+//! every member of the epoch holds it.
 
 use replicator_types::{DiskId, Position};
 
@@ -21,6 +24,8 @@ pub(super) struct Fetching {
     known: Option<Position>,
     /// The log changes: once that is durable, it goes on. More may have been committed by then.
     flowing: bool,
+    /// An image was asked for.
+    imaging: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +108,7 @@ impl Replica {
                 return self.truncate(target, purpose, effects);
             }
         }
-        if self.ends.truncating || source == self.life.disk {
+        if self.ends.truncating || self.fetching.imaging || source == self.life.disk {
             return;
         }
         match &self.fetching.question {
@@ -235,6 +240,44 @@ impl Replica {
         }
     }
 
+    /// `Purged`, the answer to the question under way.
+    pub(super) fn source_has_purged(
+        &mut self,
+        from: DiskId,
+        number: u64,
+        through: Position,
+        effects: &mut Vec<Effect>,
+    ) {
+        let asked = |question: &mut Question| question.source == from && question.number == number;
+        if self.fetching.question.take_if(asked).is_none() {
+            return;
+        }
+        self.fetching.answered(Some(through), self.timing.suspect_ticks);
+        if self.may_enter(through) {
+            self.fetching.imaging = true;
+            effects.push(Effect::GetImage { from, at_least: through });
+        }
+    }
+
+    /// Who may count has everything that is purged; and nothing that is committed here is given up.
+    fn may_enter(&self, image: Position) -> bool {
+        let learns = matches!(self.purpose(), Some((Purpose::Committed { only_append: false }, _)));
+        learns && self.ends.settled() && self.ends.commit < Some(image) && image.epoch <= self.epoch()
+    }
+
+    pub(super) fn image_here(&mut self, position: Option<Position>, log: &dyn LogView, effects: &mut Vec<Effect>) {
+        self.fetching.imaging = false;
+        match position.filter(|position| self.may_enter(*position)) {
+            Some(image) => {
+                self.fetching.flowing = true;
+                self.ends.enter(image, log.position(image.index) == Some(image));
+                effects.push(Effect::EnterImage(image));
+            }
+            // The next source, if there is one, at the next tick.
+            None => self.fetching.silent_ticks = self.fetching.silent_ticks.saturating_add(self.timing.suspect_ticks),
+        }
+    }
+
     /// `Fetch`: gives what follows `last`, if this log has that; else names where both may meet.
     pub(super) fn serve(
         &mut self,
@@ -254,6 +297,9 @@ impl Replica {
             _ => return,
         };
         let previous = if holds(log, last) { last } else { last_not_above(log, last) };
+        if let Some(through) = log.purged().filter(|through| previous < Some(*through)) {
+            return effects.push(Effect::Send { to: from, message: Message::Purged { epoch, number, through } });
+        }
         let (next, to) = (next_index(last), next_index(end));
         let entries =
             if previous == last && next < to { log.read(next, to, self.timing.message_bytes_max) } else { Vec::new() };

@@ -7,10 +7,13 @@ use crate::{Configuration, Life, Link, LogEntry, Message, Promise};
 
 /// The log, as the effects of the steps before left it. Indexes begin at 0, and epochs never decrease.
 pub trait LogView {
+    /// The last entry that was purged, behind an image; None: the log has its beginning.
+    fn purged(&self) -> Option<Position>;
+
     /// The last entry; None: the log is empty.
     fn last(&self) -> Option<Position>;
 
-    /// The position of the entry with that index; None: not in the log.
+    /// The position of the entry with that index, the last purged one's too; None: not in the log.
     fn position(&self, index: LogIndex) -> Option<Position>;
 
     /// The entries of `from..to` that exist, contiguous from `from`: at least one if there is one, and no more once `bytes_max` of payload
@@ -67,6 +70,8 @@ pub enum Event {
     PromiseStored(Promise),
     /// Who leads the configuration group, as far as is known: beats go there.
     Coordinator(Option<DiskId>),
+    /// The answer to `GetImage`: the position of an image that this disk now has, durably; None: that source has none to give.
+    ImageHere(Option<Position>),
 }
 
 /// What shall be done, before the next step.
@@ -78,6 +83,16 @@ pub enum Effect {
     TruncateLog(Option<Position>),
     /// Keep this in `meta`, and say so by `PromiseStored` (safety rules 4 and 6).
     StorePromise(Promise),
+    /// Get an image of at least this position from that disk's node, and say so by `ImageHere`. One is asked for at a time.
+    GetImage {
+        /// Whose log begins after the position.
+        from: DiskId,
+        /// What it has purged.
+        at_least: Position,
+    },
+    /// Let the machine go on from the image of this position, which is here, and let the log begin after it: a log that doesn't hold the position is
+    /// dropped as a whole. Flush, and say so by `LogDurable` of the log's end. Nothing is being appended meanwhile.
+    EnterImage(Position),
     /// Send; may be lost. To this replica's own disk too: the coordinator may be here.
     Send {
         /// To whom.

@@ -85,6 +85,16 @@ impl Replica {
         }
     }
 
+    /// The same, whose machine goes on from an image of `position`, which the log holds: all up to there is committed.
+    ///
+    /// # Panics
+    /// If the log ends before it.
+    #[must_use]
+    pub fn with_image(mut self, position: Option<Position>) -> Self {
+        self.ends.commit_to(position);
+        self
+    }
+
     /// What `event` makes of the replica, and what it asks for, appended to `effects`. `log` is the log as all earlier effects left it.
     ///
     /// # Panics
@@ -114,6 +124,7 @@ impl Replica {
                 self.coordinator = coordinator;
                 self.beat(effects);
             }
+            Event::ImageHere(position) => self.image_here(position, log, effects),
         }
         if matches!(self.state, State::Active(_)) {
             let epoch = self.epoch();
@@ -188,6 +199,7 @@ impl Replica {
             Message::Fetched { number, previous, entries, commit, .. } => {
                 self.fetched(from, number, Answer { previous, entries, commit }, log, effects);
             }
+            Message::Purged { number, through, .. } => self.source_has_purged(from, number, through, effects),
             Message::Configured { configuration } => self.take(configuration, log, effects),
             Message::Sealed { .. } | Message::Equal { .. } | Message::Beat { .. } => {} // The coordinator's.
         }

@@ -111,6 +111,13 @@ impl Checks {
                     self.last()
                 );
             }
+            Effect::EnterImage(position) => {
+                assert!(node.commit <= Some(*position), "(7) {name} goes back to an image of {position}");
+                let committed = self.committed.get(position.index.0 as usize);
+                assert_eq!(committed, Some(position), "(6) {name} enters an image of what isn't committed");
+                assert_eq!(end_of(&disk.image), Some(*position), "{name} enters an image that it hasn't");
+                assert!(disk.writes.is_empty(), "{name} enters an image while something is on its way to the log");
+            }
             Effect::StorePromise(promise) => {
                 assert!(*promise > promised, "(4) {name} promises {promise:?} after {promised:?}");
             }

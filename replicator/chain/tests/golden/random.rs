@@ -103,6 +103,10 @@ impl Run {
                 let node = self.node();
                 self.world.tell_leader(node);
             }
+            91 => {
+                let node = self.node();
+                self.world.purge(node);
+            }
             _ => {
                 if self.dice.below(1 + self.peace) == 0 {
                     self.fault();

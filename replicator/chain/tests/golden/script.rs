@@ -11,6 +11,7 @@
 //! | `kill n1`, `kill n1 writes 1`, `restart n1`, `wipe n1`, `put-back n1 2` | what was written survives or doesn't; a new disk; an old copy with so many entries |
 //! | `cut n1 n2`, `cut n1>n2`, `heal n1 n2` | what is under way is lost when it heals |
 //! | `hold n1>n2`, `release n1>n2` | what is under way comes late |
+//! | `purge n1` | it takes an image of what it knows to be committed, and drops the log before that |
 //! | `reconnect n1 n2` | what is under way between them is lost |
 //! | `fsync n2 hold`, `group hold`, `record n2 hold`, each with `go` | what is held up is not carried out until it goes on |
 //! | `state`, `phase w1` | how nodes, or a coordinator, stand |
@@ -118,6 +119,7 @@ fn perform(world: &mut World, words: &[&str]) {
         ["deliver", text, rest @ ..] => deliver(world, text, rest == ["drop"]),
         ["kill", _] => world.kill(node(world), 0),
         ["kill", _, "writes", kept] => world.kill(node(world), kept.parse().expect("a number of writes")),
+        ["purge", _] => world.purge(node(world)),
         ["restart", _] => world.start(node(world)),
         ["wipe", _] => world.wipe(node(world)),
         ["put-back", _, entries] => {

@@ -94,6 +94,7 @@ pub(crate) fn message(world: &World, message: &Message) -> String {
         Message::Fetched { epoch, previous, entries: some, commit, .. } => {
             format!("fetched e{epoch} {} after {}, commit {}", entries(some), at(*previous), at(*commit))
         }
+        Message::Purged { epoch, through, .. } => format!("purged e{epoch} through {through}"),
         Message::Beat { epoch, last, commit, .. } => {
             format!("beat e{epoch} ends at {}, commit {}", at(*last), at(*commit))
         }
@@ -111,6 +112,8 @@ pub(crate) fn effect(effect: &Effect) -> Option<String> {
         Effect::AppendLog(_) | Effect::Send { .. } => return None,
         Effect::TruncateLog(position) => format!("truncates to {}", at(*position)),
         Effect::StorePromise(p) => format!("promises {}", promise(*p)),
+        Effect::GetImage { at_least, .. } => format!("wants an image of {at_least}"),
+        Effect::EnterImage(position) => format!("goes on from an image of {position}"),
         Effect::Committed(position) => format!("commits {position}"),
         Effect::Accepted { last, .. } => format!("accepts up to {last}"),
         Effect::Refused { reason, .. } => format!("refuses: {reason:?}"),

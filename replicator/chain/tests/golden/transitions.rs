@@ -52,6 +52,10 @@ pub(crate) const ALL: &[&str] = &[
     "fetch: what is committed",
     "fetch: not answered",
     "fetch: an earlier position is named",
+    "fetch: so much is purged",
+    "purged: an image is wanted",
+    "image: the log begins behind it",
+    "image: none came, or it isn't wanted any more",
     "fetched: appended",
     "fetched: truncates to the common position",
     "lower epoch: told the configuration",
@@ -122,6 +126,7 @@ impl Transitions {
             match effect {
                 Effect::Entered(_) => self.note("configured: a member enters"),
                 Effect::Left(_) => self.note("configured: who isn't named is a learner"),
+                Effect::GetImage { .. } => self.note("purged: an image is wanted"),
                 Effect::Damaged(_) => self.note("configured: who lost what it confirmed stops"),
                 Effect::Refused { reason: Refusal::NotPrimary, .. } => self.note("proposed: refused, no primary"),
                 Effect::Refused { reason: Refusal::ChainTooShort, .. } => {
@@ -164,6 +169,11 @@ impl Transitions {
                 self.note_if(asks && before.fetching.is_some(), "tick: asks again");
             }
             Event::Received { message, .. } => self.of_message(before, message, effects, after),
+            Event::ImageHere(_) => {
+                let enters = effects.iter().any(|effect| matches!(effect, Effect::EnterImage(_)));
+                self.note_if(enters, "image: the log begins behind it");
+                self.note_if(!enters, "image: none came, or it isn't wanted any more");
+            }
             Event::Proposed { .. } | Event::PromiseStored(_) | Event::Coordinator(_) => {}
         }
         if let Event::Received { message, .. } = event {
@@ -251,7 +261,9 @@ impl Transitions {
                 });
                 self.note_if(answer.is_some() && attempt.is_some(), "fetch: for the attempt");
                 self.note_if(answer.is_some() && attempt.is_none(), "fetch: what is committed");
-                self.note_if(answer.is_none(), "fetch: not answered");
+                let purged = sends(&|message| matches!(message, Message::Purged { .. }));
+                self.note_if(purged, "fetch: so much is purged");
+                self.note_if(answer.is_none() && !purged, "fetch: not answered");
                 self.note_if(answer.is_some_and(|previous| previous != last), "fetch: an earlier position is named");
             }
             _ => {}

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use replicator_chain::{
-    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, Message, PersistOrder, Record,
-    Replica, Timing, Wish,
+    Command, Coordinator, CoordinatorEffect, CoordinatorEvent, Effect, Event, Life, LogEntry, Message, PersistOrder,
+    Record, Replica, Timing, Wish,
 };
 use replicator_types::{DiskId, Incarnation, Position};
 
@@ -142,7 +142,10 @@ impl World {
             n.applied = 0;
         }
         if !n.witness {
-            n.replica = Some(Replica::new(life, n.disk.promise, order, timing, end_of(&n.disk.durable)));
+            let image = end_of(&n.disk.image);
+            let replica = Replica::new(life, n.disk.promise, order, timing, end_of(&n.disk.durable));
+            n.replica = Some(replica.with_image(image));
+            n.commit = image;
         }
         for other in 0..self.nodes.len() {
             if other != node {
@@ -220,9 +223,32 @@ impl World {
             self.step_replica(node, Event::PromiseStored(promise));
             return true;
         }
+        if let Some((source, at_least)) = n.disk.wants_image.take() {
+            let image = self.image_of(source, at_least);
+            let position = image.as_ref().and_then(|image| end_of(image));
+            self.nodes[node].disk.image = image.unwrap_or_else(|| std::mem::take(&mut self.nodes[node].disk.image));
+            self.step_replica(node, Event::ImageHere(position));
+            return true;
+        }
         let Some(durable) = n.disk.fsync() else { return false };
         self.step_replica(node, Event::LogDurable(durable));
         true
+    }
+
+    /// What that disk's newest image was made of, if its node is up and it is new enough.
+    fn image_of(&self, disk: DiskId, at_least: Position) -> Option<Vec<LogEntry>> {
+        let source = &self.nodes[*self.owners.get(&disk)?];
+        let serves = source.is_up() && source.disk.id == disk && end_of(&source.disk.image) >= Some(at_least);
+        serves.then(|| source.disk.image.clone())
+    }
+
+    /// Takes an image of what the node knows to be committed, and drops the log before it.
+    pub(crate) fn purge(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        if let Some(commit) = n.commit.filter(|commit| n.is_up() && Some(*commit) > n.disk.log.1) {
+            n.disk.purge(commit);
+            self.say(|world| format!("{}: purges through {commit}", world.nodes[node].name));
+        }
     }
 
     /// The coordinator ignores what isn't for it, and so does the replica; a beat may be for both, as both know configurations.
@@ -273,6 +299,12 @@ impl World {
                 let chain = primary.as_ref().map(|standing| &standing.chain[..]);
                 let record = self.records.last().expect("never empty");
                 self.checks.committed(node, position, chain, &self.nodes, &self.owners, record);
+            }
+            Effect::GetImage { from, at_least } => n.disk.wants_image = Some((from, at_least)),
+            Effect::EnterImage(position) => {
+                n.commit = Some(position);
+                let image = n.disk.image.clone();
+                n.disk.write(Write::Enter(image));
             }
             Effect::ReadConfirmed { number, index } => self.checks.read_confirmed(number, index),
             Effect::Damaged(_) => self.kill(node, 0),

@@ -3,6 +3,7 @@
 mod genesis;
 mod harness;
 mod hostile;
+mod images;
 mod load;
 mod pushes;
 mod queries;

@@ -1,7 +1,7 @@
 //! Rollback: after a trap, the machine is one that never saw the request (invariant 13).
 
 use proptest::prelude::*;
-use replicator_machine::{Command, Limits, Outcome, Refusal, RequestResult};
+use replicator_machine::{Command, Limits, Outcome, Refusal, RequestResult, bench};
 
 use crate::harness::*;
 
@@ -121,6 +121,8 @@ proptest! {
         }
         let mut replayed = node.replayed(&hostile());
         prop_assert_eq!(replayed.machine.state_parts(), node.machine.state_parts());
+        let mut by_copies = bench::without_write_tracking(|| node.replayed(&hostile()));
+        prop_assert_eq!(by_copies.machine.state_parts(), node.machine.state_parts());
         // And once more, with traps only, which must change nothing of the application.
         let before = node.machine.state_parts();
         node.trap(&mut client, b"g");

@@ -19,12 +19,17 @@ mod tests;
 use std::{collections::BTreeSet, path::Path};
 
 use replicator_machine::{Command, Entry};
-use replicator_storage::{DiskLog, DiskLogOptions, Log, Meta, NodeDir, StorageError};
-use replicator_types::{DiskId, Lineage, codec};
+use replicator_storage::{
+    DiskLog, DiskLogOptions, Log, Meta, NodeDir, SnapshotManifest, SnapshotOptions, StorageError,
+};
+use replicator_types::{DiskId, Lineage, Position, codec};
 
 pub use self::account::{Account, KnownChain};
 use self::plan::{Plan, STEPS, Step};
-use super::startup::{GROUP_LOG, LOG};
+use super::{
+    images::IMAGES,
+    startup::{GROUP_LOG, LOG},
+};
 use crate::{
     config::Mode,
     replication::{
@@ -164,7 +169,11 @@ impl Findings {
             None => return Err(nothing("it never took part in a cluster")),
         };
         let log = DiskLog::open(dir, LOG, DiskLogOptions::default())?.0;
-        let mut lineages = Vec::new();
+        let image = newest_image(dir, log.ends().purged)?;
+        if image.is_none() && log.ends().purged.is_some() {
+            return Err(nothing("its log begins after an image, and none is whole"));
+        }
+        let mut lineages: Vec<Lineage> = image.iter().map(|image| image.info.lineage).collect();
         let mut entry = |encoded: &[u8]| codec::decode::<Entry>(encoded).map(|entry| note(&entry, &mut lineages));
         let (ledger, chain) = if chain_mode {
             offline::for_each(&log, |record| {
@@ -175,7 +184,9 @@ impl Findings {
             let mut book = group::read(&group_log)?;
             (std::mem::take(&mut book.ledger), Some((book, group_log.ends().last)))
         } else {
-            (offline::read(&log, |_, encoded| entry(encoded))?, None)
+            let imaged = image.as_ref().map_or_else(|| Ok(Vec::new()), |i| offline::members_of_image(&i.info.extra));
+            let imaged = imaged.map_err(|source| RecoveryError::Unreadable { what: "newest image", source })?;
+            (offline::read(&log, imaged, |_, encoded| entry(encoded))?, None)
         };
         let named = |members: &mut dyn Iterator<Item = &Member>| {
             let members: Vec<&Member> = members.filter(|member| member.node == meta.node).collect();
@@ -186,7 +197,13 @@ impl Findings {
         if own.witness {
             return Err(nothing("it is a witness, without application data"));
         }
-        let last = log.ends().last.filter(|_| !lineages.is_empty());
+        // An image that the log doesn't reach was fetched to take its place.
+        let image = image.map(|image| image.position());
+        let last = match image {
+            Some(image) if !log.holds(image)? => Some(image),
+            _ => log.ends().last,
+        };
+        let last = last.filter(|_| !lineages.is_empty());
         let last = last.ok_or_else(|| nothing("its log doesn't hold the beginning of the history"))?;
         let others = ledger.members.iter().filter(|member| member.disk != meta.disk).cloned().collect();
         let mode = if chain_mode { Mode::Chain } else { Mode::Majority };
@@ -203,10 +220,17 @@ impl Findings {
     }
 }
 
+/// The newest image that is whole, and from which on the log is there.
+fn newest_image(dir: &NodeDir, purged: Option<Position>) -> Result<Option<SnapshotManifest>, StorageError> {
+    let images = dir.snapshots(IMAGES, SnapshotOptions::default())?;
+    let mut whole = images.list()?.into_iter().rev().filter_map(|image| image.manifest.ok());
+    Ok(whole.find(|image| Some(image.position()) >= purged && images.verify(image.position()).is_ok()))
+}
+
 fn note(entry: &Entry, lineages: &mut Vec<Lineage>) {
     match &entry.command {
         Command::Genesis(genesis) if lineages.is_empty() => lineages.push(genesis.lineage),
-        Command::Recover { lineage, .. } => lineages.push(*lineage),
+        Command::Recover { lineage, .. } if !lineages.contains(lineage) => lineages.push(*lineage),
         _ => {}
     }
 }

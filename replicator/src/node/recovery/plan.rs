@@ -134,7 +134,11 @@ impl Plan {
             Step::Log => {
                 let log = open(LOG)?;
                 if log.ends().last != self.log.last().map(|(end, _)| *end) {
-                    log.truncate_after(Some(self.base))?;
+                    if log.holds(self.base)? {
+                        log.truncate_after(Some(self.base))?;
+                    } else {
+                        log.purge_through(self.base)?; // It is an image's, and the log never came so far.
+                    }
                     append(&log, &self.log)?;
                 }
                 Ok(())

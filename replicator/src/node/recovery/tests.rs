@@ -108,7 +108,9 @@ fn check_recovered(path: &Path, mode: Mode, old: DiskId, plan: &Plan) {
     let end = log.ends().last.unwrap();
     match mode {
         Mode::Majority => {
-            let ledger = offline::read(&log, |_, entry| codec::decode(entry).map(|entry| note(&entry, &mut lineages)));
+            let ledger = offline::read(&log, Vec::new(), |_, entry| {
+                codec::decode(entry).map(|entry| note(&entry, &mut lineages))
+            });
             let members: Vec<(String, bool)> = ledger.unwrap().members.into_iter().map(|m| (m.node, m.voter)).collect();
             assert_eq!(members, [("n1".into(), true), ("n2".into(), false), ("n3".into(), false)]);
             // Four entries of before, the membership, and the recovery, in a term above the vote.

@@ -27,9 +27,10 @@ use tokio::{
 };
 
 use super::{
-    PromiseStore, Seen, founding::Founding, group, log_view::ReadLog, mesh::Mesh, proposals::Proposals, wishes::Wishes,
+    PromiseStore, Seen, applying::Committable, founding::Founding, group, log_view::ReadLog, mesh::Mesh,
+    proposals::Proposals, wishes::Wishes,
 };
-use crate::replication::{Fate, Member, Strategy as _, View, majority::Majority};
+use crate::replication::{Fate, Images, Member, Strategy as _, View, majority::Majority};
 
 /// Inputs handled between two looks at the clock.
 const INPUTS_MAX: usize = 256;
@@ -54,6 +55,10 @@ pub(super) enum Input {
     Promised(Promise),
     /// The configuration group has changed its record.
     Recorded(Record),
+    /// An image was fetched; None: it couldn't be.
+    ImageHere(Option<Position>),
+    /// All up to here is in an image, and may leave the log.
+    Purge(LogIndex),
     /// The machine has applied so much.
     Applied(LogIndex),
     /// The disk or the group has failed: nothing is acknowledged from now on.
@@ -82,12 +87,13 @@ pub(super) struct Parts {
     pub(super) coordinator: Coordinator,
     pub(super) log: Arc<dyn Log>,
     pub(super) promises: Arc<dyn PromiseStore>,
+    pub(super) images: Arc<dyn Images>,
     pub(super) group: Arc<Majority>,
     pub(super) mesh: Mesh,
     /// For a chain that is founded by this node.
     pub(super) least_chain: u32,
     pub(super) inputs: UnboundedSender<Input>,
-    pub(super) commit: watch::Sender<Option<Position>>,
+    pub(super) commit: watch::Sender<Committable>,
     pub(super) view: watch::Sender<View>,
     pub(super) seen: watch::Sender<Seen>,
     pub(super) failed: watch::Sender<Option<String>>,
@@ -193,6 +199,8 @@ impl Driver {
             Input::Durable(last) => self.replica(Event::LogDurable(last)),
             Input::Promised(promise) => self.replica(Event::PromiseStored(promise)),
             Input::Recorded(record) => self.recorded(record),
+            Input::ImageHere(position) => self.replica(Event::ImageHere(position)),
+            Input::Purge(through) => self.purge(through),
             Input::Applied(index) => self.proposals.applied(index),
             Input::Failed(what) => self.fail(what),
         }

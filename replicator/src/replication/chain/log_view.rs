@@ -13,12 +13,17 @@ pub(super) struct ReadLog<'a> {
 }
 
 impl LogView for ReadLog<'_> {
+    fn purged(&self) -> Option<Position> {
+        self.log.ends().purged
+    }
+
     fn last(&self) -> Option<Position> {
         self.log.ends().last
     }
 
     fn position(&self, index: LogIndex) -> Option<Position> {
-        self.read(index, index.next(), 0).first().map(|entry| entry.position)
+        let purged = self.purged().filter(|purged| purged.index == index);
+        purged.or_else(|| self.read(index, index.next(), 0).first().map(|entry| entry.position))
     }
 
     fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Vec<LogEntry> {

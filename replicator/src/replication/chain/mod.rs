@@ -4,6 +4,7 @@
 //! small Raft group of the replicas and the witnesses ([`group`]). One task owns the protocol ([`driver`]); messages between
 //! disks are fire and forget ([`mesh`]). All of it runs on the group's runtime.
 
+mod applying;
 mod driver;
 mod founding;
 mod group;
@@ -26,20 +27,18 @@ use tokio::{
 };
 
 use self::{
+    applying::{Applying, Committable},
     driver::{Driver, Input, Wire},
     group::RecordSink,
     mesh::Mesh,
 };
 use super::{
-    ApplySink, ChainLink, ChainView, Committed, Fate, Member, PeerMessageError, Progress, ProposeError, Role, Strategy,
+    ApplySink, ChainLink, ChainView, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role, Strategy,
     View, VoteStore,
     majority::{self, Majority},
 };
 use crate::transport::{Envelope, Join, JoinAnswer, Peers};
 
-/// Entries that go to the machine at once, and their bytes, about.
-const APPLY_ENTRIES_MAX: u64 = 1_024;
-const APPLY_BYTES_MAX: usize = 4 << 20;
 /// Messages of peers that may wait for the driver.
 const WIRE_WAITING_MAX: usize = 1_024;
 
@@ -73,6 +72,8 @@ pub struct Parts {
     pub sink: Arc<dyn ApplySink>,
     /// Timeouts of the configuration group; its heartbeat is the chain's tick.
     pub timing: majority::Timing,
+    /// Where whole states come from.
+    pub images: Arc<dyn Images>,
     /// How the chain goes on.
     pub settings: Settings,
 }
@@ -125,22 +126,32 @@ impl Chain {
             peers: parts.peers.clone(),
             votes: parts.votes,
             sink: RecordSink::new(inputs.clone()),
+            images: None,
             timing: parts.timing,
         };
         let majority = Arc::new(Majority::start(group_parts, group).await?);
         let life = Life { disk: own, incarnation: parts.envelope.incarnation };
         let timing = Timing::default();
         let Settings { persist_order, least_chain, witness } = parts.settings;
-        let replica = (!witness)
-            .then(|| Replica::new(life, parts.promises.promise(), persist_order, timing, parts.log.ends().last));
+        let image = parts.images.newest().map(|image| image.position);
+        let replica = (!witness).then(|| {
+            let last = parts.log.ends().last;
+            Replica::new(life, parts.promises.promise(), persist_order, timing, last).with_image(image)
+        });
         let role = if witness { Role::Witness } else { Role::Learner };
         let first = View { role, epoch: Epoch(0), primary: None, members: Arc::default() };
         let (view, viewed) = watch::channel(first);
         let (seen, shown) = watch::channel(Seen::default());
         let (fail, failed) = watch::channel(None);
-        let (commit, committed) = watch::channel(None);
-        let (log, sink, applied) = (parts.log.clone(), parts.sink, inputs.clone());
-        group.spawn(apply(log, sink, committed, applied));
+        let (commit, committed) = watch::channel(Committable { image, to: image });
+        let applying = Applying {
+            log: parts.log.clone(),
+            sink: parts.sink,
+            images: parts.images.clone(),
+            inputs: inputs.clone(),
+            next: image.map_or(LogIndex(0), |image| image.index.next()),
+        };
+        group.spawn(applying.run(committed));
         let driver = driver::Parts {
             own,
             replica,
@@ -148,6 +159,7 @@ impl Chain {
             coordinator: Coordinator::new(own, parts.envelope.incarnation.0 << 32, timing),
             log: parts.log,
             promises: parts.promises,
+            images: parts.images,
             group: majority.clone(),
             mesh: Mesh::new(parts.peers, parts.envelope, inputs.clone(), tick),
             least_chain,
@@ -171,39 +183,6 @@ impl Chain {
     fn wish(&self, wish: Wish) -> BoxFuture<'_, Result<(), String>> {
         let asked = self.ask(move |done| Input::Wish(wish, done));
         asked.map(|done| done.unwrap_or_else(|| Err("this node is stopping".to_owned()))).boxed()
-    }
-}
-
-/// Hands committed entries to the machine, in order.
-async fn apply(
-    log: Arc<dyn Log>,
-    sink: Arc<dyn ApplySink>,
-    mut committed: watch::Receiver<Option<Position>>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
-    let mut next = LogIndex(0);
-    loop {
-        let end = committed.borrow_and_update().map_or(LogIndex(0), |commit| commit.index.next());
-        if next >= end {
-            if committed.changed().await.is_err() {
-                return;
-            }
-            continue;
-        }
-        let to = LogIndex(end.0.min(next.0 + APPLY_ENTRIES_MAX));
-        let records = match log.read(next, to, APPLY_BYTES_MAX) {
-            Ok(records) if records.is_empty() => Err(format!("the committed entry {next} is not in the log")),
-            Ok(records) => Ok(records),
-            Err(error) => Err(error.to_string()),
-        };
-        let records = match records {
-            Ok(records) => records,
-            Err(what) => return drop(inputs.send(Input::Failed(what))),
-        };
-        next = LogIndex(next.0 + records.len() as u64);
-        let batch: Vec<Committed> = records.into_iter().map(|r| (r.position, Some(r.payload))).collect();
-        sink.apply(batch).await;
-        let _ = inputs.send(Input::Applied(LogIndex(next.0 - 1)));
     }
 }
 
@@ -305,6 +284,21 @@ impl Strategy for Chain {
             Ok(())
         }
         .boxed()
+    }
+
+    /// Nothing: who is in the chain, the group knows.
+    fn image_group(&self, _: Position) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn imaged(&self, purge: LogIndex) -> BoxFuture<'_, ()> {
+        let _ = self.inputs.send(Input::Purge(purge)); // Fails only when the node ends.
+        std::future::ready(()).boxed()
+    }
+
+    fn on_install(&self, _: DiskId, _: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
+        let refused = PeerMessageError::Malformed("this cluster runs in chain mode".into());
+        std::future::ready(Err(refused)).boxed()
     }
 
     fn chain(&self) -> Option<ChainView> {

@@ -27,7 +27,7 @@ pub struct Book {
 /// If an entry can't be read.
 pub fn read(log: &dyn Log) -> Result<Book, LedgerError> {
     let (mut record, mut greatest) = (Record::default(), Epoch(0));
-    let ledger = group_log::read(log, |_, entry| {
+    let ledger = group_log::read(log, Vec::new(), |_, entry| {
         let LoggedCommand(command) = codec::decode(entry)?;
         greatest = greatest.max(match &command {
             Command::Found { epoch, .. } | Command::Attempt { epoch, .. } => *epoch,

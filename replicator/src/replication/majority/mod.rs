@@ -19,22 +19,26 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use openraft::{
-    Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::watch::WatchReceiver as _,
-    errors::ClientWriteError,
+    Config, Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy, alias::SnapshotOf,
+    async_runtime::watch::WatchReceiver as _, errors::ClientWriteError,
 };
 use replicator_storage::Log;
-use replicator_types::{DiskId, Epoch, LogIndex, codec};
+use replicator_types::{DiskId, Epoch, LogIndex, Position, codec};
 use tokio::{runtime::Handle, sync::watch};
 
 use self::{
     log_store::LogStore,
     network::Links,
-    state_machine::StateMachine,
-    types::{Address, Command, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted, members},
+    state_machine::{Memberships, StateMachine, snapshot_meta},
+    types::{
+        Address, Command, TypeConfig, WireAppend, WireAppended, WireInstall, WireInstalled, WireTransfer, WireVote,
+        WireVoted, members,
+    },
 };
 use crate::{
     replication::{
-        ApplySink, ChainView, Fate, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View, VoteStore,
+        ApplySink, ChainView, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View,
+        VoteStore,
     },
     transport::{Envelope, Join, JoinAnswer, Peers},
 };
@@ -71,6 +75,8 @@ pub struct Parts {
     pub votes: Arc<dyn VoteStore>,
     /// Where committed entries go.
     pub sink: Arc<dyn ApplySink>,
+    /// Where whole states come from. None: the log is never purged.
+    pub images: Option<Arc<dyn Images>>,
     /// Timeouts.
     pub timing: Timing,
 }
@@ -82,6 +88,8 @@ pub struct Majority {
     disk: DiskId,
     raft: MajorityRaft,
     view: watch::Receiver<View>,
+    memberships: Memberships,
+    images: Option<Arc<dyn Images>>,
 }
 
 impl Majority {
@@ -100,15 +108,18 @@ impl Majority {
             allow_log_reversion: Some(false),
             // A restarted leader that resumed its term would answer reads at that term's first index, before it has applied the rest.
             enable_leader_restore: Some(false),
+            // The node makes images and says how much of the log may go.
             snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: 1_024,
             max_append_entries: Some(4_096),
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(io::Error::other)?);
         let disk = parts.envelope.from;
-        let (raft, view) = group.spawn(build(parts, config)).await.map_err(io::Error::other)??;
-        Ok(Self { disk, raft, view })
+        let images = parts.images.clone();
+        let (raft, view, memberships) = group.spawn(build(parts, config)).await.map_err(io::Error::other)??;
+        Ok(Self { disk, raft, view, memberships, images })
     }
 }
 
@@ -120,11 +131,12 @@ impl Majority {
 }
 
 /// Runs on the group's runtime, which all of the group's tasks then share.
-async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>)> {
+async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, watch::Receiver<View>, Memberships)> {
     let disk = parts.envelope.from;
     let links = Links { peers: parts.peers, envelope: parts.envelope };
     let store = LogStore::new(parts.log, parts.votes)?;
-    let machine = StateMachine::new(parts.sink);
+    let machine = StateMachine::new(parts.sink, parts.images).map_err(io::Error::other)?;
+    let memberships = machine.memberships();
     let raft = Raft::new(disk, config, links, store, machine).await.map_err(io::Error::other)?;
     tokio::spawn(membership::finish_changes(raft.clone()));
     let (publish, view) = watch::channel(view_of(&raft));
@@ -140,7 +152,7 @@ async fn build(parts: Parts, config: Arc<Config>) -> io::Result<(MajorityRaft, w
             });
         }
     });
-    Ok((raft, view))
+    Ok((raft, view, memberships))
 }
 
 fn view_of(raft: &MajorityRaft) -> View {
@@ -297,6 +309,39 @@ impl Strategy for Majority {
     fn on_messages(&self, _: DiskId, _: BoxStream<'static, Bytes>) -> BoxFuture<'static, Result<(), PeerMessageError>> {
         let refused = PeerMessageError::Malformed("this cluster runs in majority mode".into());
         std::future::ready(Err(refused)).boxed()
+    }
+
+    fn image_group(&self, at: Position) -> Vec<u8> {
+        self.memberships.at(at)
+    }
+
+    /// openraft looks for the newest image first, as it purges nothing beyond the one that it knows.
+    fn imaged(&self, purge: LogIndex) -> BoxFuture<'_, ()> {
+        async move {
+            // Both fail only when the group has stopped, which is told elsewhere.
+            let _ = self.raft.trigger().snapshot().await;
+            let known = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= purge.0);
+            let _ = self.raft.wait(None).metrics(known, "the image is known").await;
+            let _ = self.raft.trigger().purge_log(purge.0).await;
+        }
+        .boxed()
+    }
+
+    fn on_install(&self, from: DiskId, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
+        async move {
+            let WireInstall(vote, at_least) = decoded(&payload)?;
+            let images = self.images.as_ref().ok_or_else(|| PeerMessageError::Malformed("no images here".into()))?;
+            let image = images.get(from, at_least).await.map_err(PeerMessageError::Stopped)?;
+            // What the leader has is of its own term at most; openraft panics at anything else.
+            if image.position.epoch.0 > vote.leader_id.term {
+                return Err(PeerMessageError::Malformed("the image is of a later term than its leader".into()));
+            }
+            let meta = snapshot_meta(&image).map_err(|error| PeerMessageError::Malformed(error.to_string()))?;
+            let installed = self.raft.install_full_snapshot(vote, SnapshotOf::<TypeConfig, ()> { meta, snapshot: () });
+            let answer = installed.await.map_err(|fatal| PeerMessageError::Stopped(fatal.to_string()))?;
+            Ok(codec::encode(&WireInstalled(answer)).into())
+        }
+        .boxed()
     }
 
     fn chain(&self) -> Option<ChainView> {

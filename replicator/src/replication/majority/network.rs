@@ -28,8 +28,14 @@ use replicator_types::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::types::{Address, TypeConfig, WireAppend, WireAppended, WireTransfer, WireVote, WireVoted};
+use super::types::{
+    Address, TypeConfig, WireAppend, WireAppended, WireInstall, WireInstalled, WireTransfer, WireVote, WireVoted,
+    position,
+};
 use crate::transport::{Envelope, PeerChannel, Peers, TransportError};
+
+/// How long one call waits for a peer that fetches an image; the next one finds it further.
+const INSTALL_MAX: Duration = Duration::from_secs(60);
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -198,15 +204,24 @@ impl RaftNetworkV2<TypeConfig> for Link {
         self.ask(true, request, option.hard_ttl()).await
     }
 
+    /// The receiver fetches the image by itself, and goes on where it was if this is asked again.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, ()>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, ()>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let error = TransportError::Refused("the whole log is kept, so no snapshot is ever sent".into());
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        let at = snapshot.meta.last_log_id.as_ref().map(position).unwrap_or_default();
+        let payload = codec::encode(&WireInstall(vote, at)).into();
+        let failed = |error: TransportError| StreamingError::Unreachable(Unreachable::new(&error));
+        let channel = self.channel.as_ref().map_err(|error| failed(error.clone()))?;
+        let answer = tokio::select! {
+            answer = channel.install(self.envelope, payload, INSTALL_MAX) => answer.map_err(failed)?,
+            closed = cancel => return Err(closed.into()),
+        };
+        let answer = codec::decode::<WireInstalled>(&answer);
+        answer.map(|answer| answer.0).map_err(|error| failed(TransportError::Malformed(error.to_string())))
     }
 
     async fn transfer_leader(

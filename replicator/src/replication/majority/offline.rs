@@ -10,7 +10,7 @@ use replicator_types::{
     codec::{self, CodecError},
 };
 
-use super::types::{self, Address, Entry, SavedVote, Vote, members};
+use super::types::{self, Address, Entry, SavedVote, Vote, WireMembership, members};
 use crate::replication::Member;
 
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -40,6 +40,15 @@ pub enum LedgerError {
     },
 }
 
+/// The members that an image names.
+///
+/// # Errors
+/// If they can't be read.
+pub fn members_of_image(group: &[u8]) -> Result<Vec<Member>, CodecError> {
+    let WireMembership(membership) = codec::decode(group)?;
+    Ok(members(membership.membership()))
+}
+
 /// Calls `each` with every record of `log`, in order.
 ///
 /// # Errors
@@ -56,15 +65,17 @@ pub fn for_each<E: From<StorageError>>(log: &dyn Log, mut each: impl FnMut(Recor
     Ok(())
 }
 
-/// Reads all of a group's log; `command` is called with each command in it.
+/// Reads all of a group's log, which an image with the members `imaged` may precede; `command` is called with each command in it.
 ///
 /// # Errors
 /// If an entry can't be read, by its codec or by `command`.
 pub fn read(
     log: &dyn Log,
+    imaged: Vec<Member>,
     mut command: impl FnMut(Position, &[u8]) -> Result<(), CodecError>,
 ) -> Result<Ledger, LedgerError> {
-    let mut ledger = Ledger::default();
+    let ever = imaged.iter().map(|member| (member.disk, member.clone())).collect();
+    let mut ledger = Ledger { members: imaged, ever };
     for_each(log, |record| {
         let position = record.position;
         let unreadable = |source| LedgerError::Entry { position, source };

@@ -1,46 +1,99 @@
-//! openraft's view of the machine: committed entries go to the apply thread, which answers when they are applied.
+//! openraft's view of the machine: committed entries go to the apply thread, which answers when they are applied; images are the node's,
+//! and openraft only learns of them.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures::{Stream, StreamExt};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder, StoredMembership,
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StoredMembership,
     alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf},
     storage::{EntryResponder, RaftStateMachine},
 };
+use replicator_types::{
+    Position,
+    codec::{self, CodecError},
+};
 
-use super::types::{LogId, TypeConfig, encoded_command, position};
-use crate::replication::{ApplySink, Committed};
+use super::types::{LogId, TypeConfig, WireMembership, encoded_command, log_id, position};
+use crate::replication::{ApplySink, Committed, Image, Images};
 
 /// How many entries go to the apply thread at once.
 const BATCH_ENTRIES_MAX: usize = 1_024;
 
-/// Hands entries on. Holds no state of its own but where it is.
-///
-/// *Invariant:* the log is never purged, so a replica always gets entries and never a snapshot. openraft asks for
-/// snapshots only after a purge or when its policy says so, which is `Never`.
-pub(super) struct StateMachine {
-    sink: Arc<dyn ApplySink>,
-    applied: Option<LogId>,
-    membership: StoredMembershipOf<TypeConfig>,
-}
+type Members = StoredMembershipOf<TypeConfig>;
 
-impl StateMachine {
-    pub(super) fn new(sink: Arc<dyn ApplySink>) -> Self {
-        Self { sink, applied: None, membership: StoredMembership::default() }
+/// The memberships that were applied, and where: an image is of some position, and names the members as of there.
+#[derive(Clone, Default)]
+pub(super) struct Memberships(Arc<Mutex<Vec<Members>>>);
+
+impl Memberships {
+    fn push(&self, membership: Members) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(membership);
+    }
+
+    fn last(&self) -> Members {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last().cloned().unwrap_or_default()
+    }
+
+    /// The one that held at `at`, as an image keeps it. Forgets those before.
+    pub(super) fn at(&self, at: Position) -> Vec<u8> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = all.partition_point(|membership| membership.log_id().as_ref().map(position) <= Some(at));
+        all.drain(..later.saturating_sub(1));
+        let held = all.first().filter(|_| later > 0).cloned().unwrap_or_default();
+        codec::encode(&WireMembership(held))
     }
 }
 
-fn no_snapshots() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "this version keeps the whole log, and has no snapshots to send or take")
+/// What openraft wants to know of an image.
+pub(super) fn snapshot_meta(image: &Image) -> Result<SnapshotMetaOf<TypeConfig>, CodecError> {
+    let WireMembership(last_membership) = codec::decode(&image.group)?;
+    Ok(SnapshotMeta { last_log_id: Some(log_id(image.position)), last_membership })
+}
+
+/// Hands entries on.
+pub(super) struct StateMachine {
+    sink: Arc<dyn ApplySink>,
+    images: Option<Arc<dyn Images>>,
+    applied: Option<LogId>,
+    memberships: Memberships,
+}
+
+impl StateMachine {
+    /// Goes on from the newest image, which the machine behind `sink` has already. Without `images`, the log is never purged.
+    pub(super) fn new(sink: Arc<dyn ApplySink>, images: Option<Arc<dyn Images>>) -> Result<Self, CodecError> {
+        let memberships = Memberships::default();
+        let mut applied = None;
+        if let Some(image) = images.as_ref().and_then(|images| images.newest()) {
+            let meta = snapshot_meta(&image)?;
+            applied = meta.last_log_id;
+            memberships.push(meta.last_membership);
+        }
+        Ok(Self { sink, images, applied, memberships })
+    }
+
+    pub(super) fn memberships(&self) -> Memberships {
+        self.memberships.clone()
+    }
+
+    fn newest(&self) -> Newest {
+        Newest(self.images.clone())
+    }
+}
+
+fn invalid(error: CodecError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotBuilder = Newest;
 
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembershipOf<TypeConfig>), io::Error> {
-        Ok((self.applied, self.membership.clone()))
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Members), io::Error> {
+        Ok((self.applied, self.memberships.last()))
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
@@ -57,7 +110,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 committed.push(match entry.payload {
                     EntryPayload::Normal(command) => (at, Some(encoded_command(&command))),
                     EntryPayload::Membership(membership) => {
-                        self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        self.memberships.push(StoredMembership::new(Some(entry.log_id), membership));
                         (at, None)
                     }
                     EntryPayload::Blank => (at, None),
@@ -71,26 +124,43 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Newest {
+        self.newest()
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMetaOf<TypeConfig>, (): ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
+    /// The image is in the folder already; the machine takes it now.
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, (): ()) -> Result<(), io::Error> {
+        let images = self.images.as_ref().ok_or_else(no_images)?;
+        let at = meta.last_log_id.as_ref().map(position).ok_or_else(no_images)?;
+        images.enter(at).await.map_err(io::Error::other)?;
+        self.applied = meta.last_log_id;
+        self.memberships.push(meta.last_membership.clone());
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, ()>>, io::Error> {
-        Ok(None)
+        self.newest().snapshot().map_err(invalid)
     }
 }
 
-/// Never asked, since the log is never purged.
-pub(super) struct NoSnapshots;
+fn no_images() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this group keeps its whole log, and has no images")
+}
 
-impl RaftSnapshotBuilder<TypeConfig> for NoSnapshots {
+/// Gives openraft the newest image there is: they are made when the node wants, not when openraft does.
+pub(super) struct Newest(Option<Arc<dyn Images>>);
+
+impl Newest {
+    fn snapshot(&self) -> Result<Option<SnapshotOf<TypeConfig, ()>>, CodecError> {
+        let newest = self.0.as_ref().and_then(|images| images.newest());
+        newest.map(|image| Ok(SnapshotOf::<TypeConfig, ()> { meta: snapshot_meta(&image)?, snapshot: () })).transpose()
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Newest {
     type SnapshotData = ();
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, ()>, io::Error> {
-        Err(no_snapshots())
+        self.snapshot().map_err(invalid)?.ok_or_else(no_images)
     }
 }

@@ -5,9 +5,11 @@ use std::fmt;
 use bytes::Bytes;
 use openraft::{
     EntryPayload,
-    alias::{EntryOf, LogIdOf, VoteOf},
+    alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf},
     impls::leader_id_std::LeaderId,
-    raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, SnapshotResponse, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+    },
 };
 use replicator_storage::Record;
 use replicator_types::{
@@ -138,10 +140,10 @@ pub(super) fn to_entry(record: Record) -> Result<Entry, CodecError> {
 }
 
 macro_rules! wire {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $what:literal) => {
+    ($(#[$doc:meta])* $name:ident($($inner:ty),+), $what:literal) => {
         $(#[$doc])*
         #[derive(Serialize, Deserialize)]
-        pub(super) struct $name(pub(super) $inner);
+        pub(super) struct $name($(pub(super) $inner),+);
 
         impl Format for $name {
             const WHAT: &'static str = $what;
@@ -153,6 +155,21 @@ wire!(
     /// In a log record.
     Membership(openraft::Membership<DiskId, Address>),
     "membership"
+);
+wire!(
+    /// With an image.
+    WireMembership(StoredMembershipOf<TypeConfig>),
+    "membership of an image"
+);
+wire!(
+    /// From the leader: the log that you want begins later; take an image.
+    WireInstall(Vote, Position),
+    "install request"
+);
+wire!(
+    /// To the leader.
+    WireInstalled(SnapshotResponse<TypeConfig>),
+    "install response"
 );
 wire!(
     /// In `meta`.

@@ -6,7 +6,9 @@
 //! ([`scanner`], [`tear`]) by a durable watermark ([`watermark`]). Why it is our own: `docs/adr/0012-own-log.md`.
 
 mod block_file;
+mod dump;
 mod index;
+mod inspect;
 mod open;
 mod options;
 mod preparation;
@@ -14,11 +16,13 @@ mod reader;
 mod record;
 mod repair;
 mod replay;
+mod room;
 mod scanner;
 mod segment;
 mod segment_writer;
 mod state;
 mod tear;
+mod walk;
 mod watermark;
 mod window;
 mod writer;
@@ -32,13 +36,16 @@ use std::{
 
 use replicator_types::{LogIndex, Position};
 
+pub(crate) use self::inspect::{inspect, is_log};
 use self::writer::Shared;
 pub use self::{
+    dump::{LogDump, LoggedRecord, RecordKind},
+    inspect::{LogReport, SegmentReport},
     options::{DiskLogOptions, OpenReport},
     tear::TornTail,
     writer::FlushCheck,
 };
-use crate::{Durable, Log, LogEnds, Record, StorageError};
+use crate::{Durable, Log, LogEnds, LogRoom, Record, StorageError, disk_room};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
@@ -46,6 +53,7 @@ pub struct DiskLog {
     /// None only while the log is dropped.
     writer: Option<JoinHandle<()>>,
     record_bytes_max: usize,
+    reserve_bytes: u64,
 }
 
 impl fmt::Debug for DiskLog {
@@ -58,6 +66,19 @@ impl Log for DiskLog {
     fn ends(&self) -> LogEnds {
         let state = self.shared.lock();
         LogEnds { purged: state.ends.purged, last: state.ends.last, durable: state.durable }
+    }
+
+    fn room(&self) -> LogRoom {
+        let (pending, stalled) = {
+            let state = self.shared.lock();
+            (state.pending.len() as u64, state.stalled)
+        };
+        let gauge = &self.shared.gauge;
+        let reserved_bytes = gauge.reserved_bytes().saturating_sub(pending);
+        // A file system that doesn't say is one that has room until it refuses.
+        let free_bytes = disk_room::free_bytes(&self.shared.dir).unwrap_or(u64::MAX);
+        let enough = reserved_bytes.saturating_add(free_bytes) >= self.reserve_bytes;
+        LogRoom { open: enough && !stalled && !gauge.is_starved(), stalled, reserved_bytes, free_bytes }
     }
 
     fn append(&self, records: Vec<Record>, done: Durable) -> Result<(), StorageError> {

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, thread};
 use super::{
     DiskLog, DiskLogOptions, OpenReport,
     preparation::Maker,
+    room::Gauge,
     scanner::Scan,
     segment,
     segment_writer::SegmentWriter,
@@ -23,17 +24,19 @@ impl DiskLog {
     /// version of replicator wrote it. Then nothing is changed.
     pub fn open(dir: &NodeDir, name: &str, options: DiskLogOptions) -> Result<(Self, OpenReport), StorageError> {
         let path = dir.path().join(name);
-        let claim = dir.claim_log(name)?;
+        let claim = dir.claim(name)?;
         let (tag, created) = known_or_made(dir, name, &path)?;
         let (mut watermark, found) = WatermarkFile::open(&path, tag)?;
         let scan = Scan::read(&path, tag, found.watermark)?;
         warn_of(&path, &scan, found.one_slot_lost);
         scan.repair(&path, found.watermark, options.direct)?;
+        let gauge = Arc::<Gauge>::default();
         let maker = Maker {
             dir: path.clone(),
             name: name.to_owned(),
             direct: options.direct,
             segment_bytes_max: options.segment_bytes_max as u64,
+            gauge: gauge.clone(),
         };
         let (end, ends) = (scan.end, scan.replay.ends);
         let segments = SegmentWriter::resume(maker, tag, scan.segments.last(), scan.ahead, end, ends)?;
@@ -49,7 +52,8 @@ impl DiskLog {
         };
         let state = State::new(tag, ends, scan.replay.index, scan.segments, end);
         let record_bytes_max = options.record_bytes_max();
-        let shared = Arc::new(Shared::new(path.clone(), state, options.flush_check, options.cache_bytes_max, claim));
+        let reserve_bytes = options.reserve_bytes;
+        let shared = Arc::new(Shared::new(path.clone(), state, options, gauge, claim));
         let writer = thread::Builder::new()
             .name(format!("{name}-writer"))
             .spawn({
@@ -57,7 +61,7 @@ impl DiskLog {
                 move || writer::run(&shared, segments, watermark)
             })
             .map_err(StorageError::io("start the writer of", &path))?;
-        Ok((Self { shared, writer: Some(writer), record_bytes_max }, report))
+        Ok((Self { shared, writer: Some(writer), record_bytes_max, reserve_bytes }, report))
     }
 }
 

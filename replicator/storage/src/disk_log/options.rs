@@ -14,6 +14,9 @@ pub struct DiskLogOptions {
     pub record_bytes_max: usize,
     /// What is kept of the newest entries in memory: their payloads and 64 bytes for each. What isn't durable yet is kept in any case.
     pub cache_bytes_max: usize,
+    /// When fewer bytes than this are left, on the disk and in the segments that are there, the log has no room for new entries
+    /// ([`crate::LogRoom`]). So much stays for those in flight, and for the purge that frees the log's own room.
+    pub reserve_bytes: u64,
     /// Whether to write past the operating system's cache, where the file system takes that. It is faster; else each flush is an fdatasync.
     pub direct: bool,
     /// A test's seam: called after each flush; its error counts as the flush's.
@@ -26,6 +29,7 @@ impl Default for DiskLogOptions {
             segment_bytes_max: 64 << 20,
             record_bytes_max: 16 << 20,
             cache_bytes_max: 64 << 20,
+            reserve_bytes: 64 << 20,
             direct: true,
             flush_check: None,
         }
@@ -38,6 +42,7 @@ impl fmt::Debug for DiskLogOptions {
             .field("segment_bytes_max", &self.segment_bytes_max)
             .field("record_bytes_max", &self.record_bytes_max)
             .field("cache_bytes_max", &self.cache_bytes_max)
+            .field("reserve_bytes", &self.reserve_bytes)
             .field("direct", &self.direct)
             .finish_non_exhaustive()
     }

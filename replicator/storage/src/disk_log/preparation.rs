@@ -2,6 +2,9 @@
 //!
 //! A thread of its own does it while the segment before is half full, at about half of the disk's pace, and nobody waits for it unless
 //! it is late. A segment gets its name when it is whole on the disk; what has another name holds nothing.
+//!
+//! A full disk is no failure: nothing of the log is half written then. It is tried again, at most once per [`RETRY`]. Any other
+//! failure is the log's.
 
 use std::{
     fs, mem,
@@ -11,17 +14,21 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     block_file::{BlockBuffer, BlockFile, Durable},
+    room::Gauge,
     segment::{self, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES},
 };
-use crate::{StorageError, atomic_file};
+use crate::{StorageError, atomic_file, disk_room};
 
 /// What the first segment takes at most: a small log is a small file.
 const FIRST_BYTES_MAX: u64 = 1 << 20;
+
+/// How long after a full disk it is looked at again.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 const FILL_BYTES: usize = 256 << 10;
 
@@ -33,6 +40,7 @@ pub(crate) struct Maker {
     pub(crate) name: String,
     pub(crate) direct: bool,
     pub(crate) segment_bytes_max: u64,
+    pub(crate) gauge: Arc<Gauge>,
 }
 
 impl Maker {
@@ -43,6 +51,9 @@ impl Maker {
     }
 
     /// Makes a segment; durable on return. Replaces one that was made before, and holds nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if for want of room; then nothing is left of it.
     pub(crate) fn make(&self, sequence: u64, capacity: u64, pace: &Pace) -> Result<(), StorageError> {
         let path = segment::path(&self.dir, sequence);
         let unfinished = path.with_added_extension(atomic_file::TEMPORARY);
@@ -53,6 +64,12 @@ impl Maker {
         if made.is_err() {
             // Its room may be what is missing. Whatever stays is removed by the next opening.
             let _ = fs::remove_file(&unfinished);
+        }
+        let made = made.map_err(|error| disk_room::full_or(error, &self.dir, capacity));
+        match &made {
+            Ok(()) => self.gauge.made(capacity),
+            Err(StorageError::Full { .. }) => self.gauge.starve(),
+            Err(_) => {}
         }
         made
     }
@@ -115,25 +132,51 @@ enum State {
     Making { thread: JoinHandle<Result<(), StorageError>>, pace: Arc<Pace>, capacity: u64 },
     /// It is there.
     Ready { capacity: u64 },
-    /// It couldn't be made; tried again when it is needed.
-    Failed,
+    /// There was no room for it at that time.
+    Starved { tried: Instant },
+    /// The disk failed.
+    Failed(Arc<str>),
 }
 
 impl Ahead {
     /// `ready` is the capacity of the segment that is there already.
     pub(crate) fn new(maker: Maker, ready: Option<u64>) -> Self {
+        if let Some(capacity) = ready {
+            maker.gauge.made(capacity);
+        }
         Self { maker, state: ready.map_or(State::Nothing, |capacity| State::Ready { capacity }) }
     }
 
-    /// Begins to make the segment after one of `before` bytes, unless that was begun before.
-    pub(crate) fn begin(&mut self, sequence: u64, before: u64) {
+    /// Whether [`Self::begin`] has more to do some time later.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        matches!(self.state, State::Making { .. } | State::Starved { .. })
+    }
+
+    /// Whether there was no room when a segment was made last.
+    pub(crate) fn is_starved(&self) -> bool {
+        matches!(self.state, State::Starved { .. })
+    }
+
+    /// Begins to make the segment after one of `before` bytes, unless that was begun before, or there was no room for it just now.
+    ///
+    /// # Errors
+    /// If an earlier one couldn't be made, and not for want of room.
+    pub(crate) fn begin(&mut self, sequence: u64, before: u64) -> Result<(), StorageError> {
         if matches!(&self.state, State::Making { thread, .. } if thread.is_finished()) {
             self.settle();
         }
-        if !matches!(self.state, State::Nothing) {
-            return;
-        }
         let capacity = self.maker.capacity_after(Some(before));
+        match &self.state {
+            State::Making { .. } | State::Ready { .. } => return Ok(()),
+            State::Failed(what) => return Err(StorageError::failed(what.clone())),
+            State::Starved { tried } if tried.elapsed() < RETRY => return Ok(()),
+            // Where room can't be reserved, only filling the disk to its last byte would tell, and others need that.
+            State::Starved { .. } if disk_room::require(&self.maker.dir, capacity).is_err() => {
+                self.state = State::Starved { tried: Instant::now() };
+                return Ok(());
+            }
+            State::Starved { .. } | State::Nothing => {}
+        }
         let pace = Arc::new(Pace(AtomicU8::new(Pace::EASY)));
         let spawned = thread::Builder::new().name(format!("{}-segment", self.maker.name)).spawn({
             let (maker, pace) = (self.maker.clone(), pace.clone());
@@ -142,35 +185,50 @@ impl Ahead {
         self.state = match spawned {
             Ok(thread) => State::Making { thread, pace, capacity },
             Err(error) => {
-                tracing::warn!(%error, "can't start the thread that makes the log's next segment");
-                State::Failed
+                tracing::warn!(%error, "can't start the thread that makes the log's next segment; it is tried again");
+                State::Starved { tried: Instant::now() }
             }
         };
+        Ok(())
     }
 
     /// Takes the segment, or makes it now; `before` is the size of the one before it. The capacity returned has room for `need` bytes
-    /// of records.
+    /// of records. Where there is no room for a segment of the usual size, a smaller one does.
     ///
     /// # Errors
-    /// If it can't be made: [`StorageError::Failed`], with the room that it takes.
+    /// [`StorageError::Full`] if there is no room even for that: nothing has changed, and it may be tried again. Else the log can't go on.
     pub(crate) fn obtain(&mut self, sequence: u64, before: Option<u64>, need: usize) -> Result<u64, StorageError> {
         if let State::Making { pace, .. } = &self.state {
             pace.set(Pace::HURRIED);
         }
         self.settle();
         let need = (need as u64 + SEGMENT_HEADER_BYTES).next_multiple_of(SEGMENT_HEADER_BYTES);
-        if let State::Ready { capacity } = mem::replace(&mut self.state, State::Nothing)
-            && capacity >= need
-        {
-            return Ok(capacity);
+        match mem::replace(&mut self.state, State::Nothing) {
+            State::Ready { capacity } => {
+                self.maker.gauge.taken();
+                if capacity >= need {
+                    return Ok(capacity);
+                }
+            }
+            State::Failed(what) => return Err(StorageError::failed(what)),
+            _ => {}
         }
-        let capacity = self.maker.capacity_after(before).max(need);
-        self.maker.make(sequence, capacity, &Pace::hurried()).map_err(|error| {
-            StorageError::failed(format!(
-                "the log needs {capacity} bytes on the disk for its next segment: {error}; free them first"
-            ))
-        })?;
-        Ok(capacity)
+        let usual = self.maker.capacity_after(before).max(need);
+        let mut capacity = usual;
+        let mut made = self.maker.make(sequence, capacity, &Pace::hurried());
+        while capacity > need && matches!(made, Err(StorageError::Full { .. })) {
+            capacity = (capacity / 4).next_multiple_of(SEGMENT_HEADER_BYTES).max(need);
+            made = self.maker.make(sequence, capacity, &Pace::hurried());
+        }
+        let made = made.map(|()| capacity);
+        if made.is_ok() {
+            self.maker.gauge.taken();
+        }
+        if !matches!(made, Ok(capacity) if capacity == usual) {
+            self.maker.gauge.starve();
+            self.state = State::Starved { tried: Instant::now() };
+        }
+        made
     }
 
     /// Waits for the thread, if there is one.
@@ -178,14 +236,12 @@ impl Ahead {
         self.state = match mem::replace(&mut self.state, State::Nothing) {
             State::Making { thread, capacity, .. } => match thread.join() {
                 Ok(Ok(())) => State::Ready { capacity },
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, bytes = capacity, "can't make the log's next segment yet; is the disk full?");
-                    State::Failed
+                Ok(Err(error @ StorageError::Full { .. })) => {
+                    tracing::warn!(%error, "can't make the log's next segment yet; no new entries are taken until it can");
+                    State::Starved { tried: Instant::now() }
                 }
-                Err(_) => {
-                    tracing::error!("the thread that makes the log's next segment panicked");
-                    State::Failed
-                }
+                Ok(Err(error)) => State::Failed(format!("the log's next segment couldn't be made: {error}").into()),
+                Err(_) => State::Failed("the thread that makes the log's next segment panicked".into()),
             },
             settled => settled,
         };

@@ -117,15 +117,27 @@ pub(crate) fn path(dir: &Path, sequence: u64) -> PathBuf {
 pub(crate) fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
     let mut found = Vec::new();
     for name in atomic_file::names(dir)? {
-        let Some(number) = name.strip_suffix(ENDING) else { continue };
         let path = dir.join(&name);
-        match number.parse() {
-            Ok(sequence) if self::path(dir, sequence) == path => found.push((sequence, path)),
-            _ => return Err(StorageError::damaged(path, None, "its name is almost that of a segment of the log")),
+        match sequence_of(&name) {
+            None => {}
+            Some(Ok(sequence)) => found.push((sequence, path)),
+            Some(Err(())) => return Err(odd_name(&path)),
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// The sequence that a file's name says, if it is one of a segment; an error if it is almost one.
+pub(crate) fn sequence_of(name: &str) -> Option<Result<u64, ()>> {
+    let number = name.strip_suffix(ENDING)?;
+    let sequence = number.parse().ok().filter(|sequence| path(Path::new(""), *sequence).as_os_str() == name);
+    Some(sequence.ok_or(()))
+}
+
+/// The refusal of a name that is almost that of a segment.
+pub(crate) fn odd_name(path: &Path) -> StorageError {
+    StorageError::damaged(path, None, "its name is almost that of a segment of the log")
 }
 
 /// Segments that were being made when the process ended: they hold nothing.

@@ -32,6 +32,15 @@ pub(crate) struct SegmentWriter {
     ends: Ends,
 }
 
+/// How much of a batch is on the disk.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Bytes of its records.
+    written: usize,
+    /// The segments that were begun for them.
+    pub(crate) begun: Vec<Arc<Segment>>,
+}
+
 struct Current {
     segment: Arc<Segment>,
     file: BlockFile,
@@ -64,40 +73,55 @@ impl SegmentWriter {
             let capacity = writer.ahead.obtain(0, None, 0)?;
             writer.ahead = Ahead::new(writer.maker.clone(), Some(capacity));
         }
+        writer.gauge_rest();
         Ok(writer)
     }
 
-    /// Writes these records, which were encoded for the log's end; durable on return. `ends` are the log's after them. Returns the
-    /// segments that were begun.
+    /// Writes these records, which were encoded for the log's end, from `progress` on; durable on return. `ends` are the log's after them.
     ///
     /// # Errors
-    /// If they can't be written. What is on the disk is unknown then, and nothing may be written any more.
-    pub(crate) fn write(&mut self, mut records: &[u8], ends: Ends) -> Result<Vec<Arc<Segment>>, StorageError> {
-        let mut begun = Vec::new();
-        while !records.is_empty() {
-            let fitting = self.fitting(records);
+    /// [`StorageError::Full`] if there is no room for the next segment: then `progress` says how far it came, and it may be called again.
+    /// Any other: what is on the disk is unknown then, and nothing may be written any more.
+    pub(crate) fn write(&mut self, records: &[u8], ends: Ends, progress: &mut Progress) -> Result<(), StorageError> {
+        while let Some(rest) = records.get(progress.written..).filter(|rest| !rest.is_empty()) {
+            let fitting = self.fitting(rest);
             if fitting == 0 {
-                begun.push(self.begin_segment(records)?);
+                progress.begun.push(self.begin_segment(rest)?);
                 continue;
             }
-            let (now, later) = records.split_at(fitting);
+            let (now, later) = rest.split_at(fitting);
             if !later.is_empty() {
                 record::walk(now).for_each(|(_, change)| self.ends.apply(change));
             }
             self.write_here(now)?;
-            records = later;
+            progress.written += fitting;
         }
         self.ends = ends;
-        Ok(begun)
+        Ok(())
     }
 
-    /// Begins to make the next segment if the current one is half full.
-    pub(crate) fn prepare(&mut self) {
+    /// Begins to make the next segment if the current one is half full, or if there was no room for one before: that there is again is
+    /// known only when one is there.
+    ///
+    /// # Errors
+    /// If it couldn't be made, and not for want of room.
+    pub(crate) fn prepare(&mut self) -> Result<(), StorageError> {
         if let Some(Segment { sequence, capacity, .. }) = self.current.as_ref().map(|current| &*current.segment)
-            && self.byte() > capacity / 2
+            && (self.byte() > capacity / 2 || self.ahead.is_starved())
         {
-            self.ahead.begin(sequence + 1, *capacity);
+            return self.ahead.begin(sequence + 1, *capacity);
         }
+        Ok(())
+    }
+
+    /// Whether [`Self::prepare`] has more to do some time later, though nothing is written.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.ahead.is_unsettled()
+    }
+
+    fn gauge_rest(&self) {
+        let rest = self.current.as_ref().map_or(0, |current| current.segment.capacity - self.byte());
+        self.maker.gauge.set_rest(rest);
     }
 
     /// The byte of the current file at which the next record goes.
@@ -123,8 +147,8 @@ impl SegmentWriter {
 
     /// Takes the next segment, for the first of these records and what follows it. Its header is written with them.
     fn begin_segment(&mut self, records: &[u8]) -> Result<Arc<Segment>, StorageError> {
-        let before = self.current.take().map(|current| current.segment);
-        let sequence = before.as_ref().map_or(0, |before| before.sequence + 1);
+        let before = self.current.as_ref().map(|current| &current.segment);
+        let sequence = before.map_or(0, |before| before.sequence + 1);
         let need = record::walk(records).next().map_or(0, |(taken, _)| taken);
         let capacity = self.ahead.obtain(sequence, before.map(|before| before.capacity), need)?;
         let path = segment::path(&self.maker.dir, sequence);
@@ -155,6 +179,7 @@ impl SegmentWriter {
             self.end += taken as u64;
             bytes = &bytes[taken..];
         }
+        self.gauge_rest();
         Ok(())
     }
 }

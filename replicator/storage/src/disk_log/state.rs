@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) failed: Option<Arc<str>>,
     /// Somebody wants what is pending to be written.
     pub(crate) wanted: bool,
+    /// What is in flight waits for room on the disk.
+    pub(crate) stalled: bool,
     /// The writer sleeps.
     pub(crate) idle: bool,
     pub(crate) closing: bool,
@@ -96,6 +98,7 @@ impl State {
             durable_end: end,
             failed: None,
             wanted: false,
+            stalled: false,
             idle: false,
             closing: false,
         }

@@ -65,28 +65,10 @@ impl WatermarkFile {
 
     /// Opens the file and reads the newest whole slot.
     pub(crate) fn open(log_dir: &Path, tag: LogTag) -> Result<(Self, Found), StorageError> {
+        let (generation, found) = read(log_dir, tag)?;
         let path = log_dir.join(WATERMARK_FILE);
-        let bytes = atomic_file::read(&path)?
-            .ok_or_else(|| StorageError::damaged(&path, None, "the log's durable watermark is missing"))?;
-        if bytes.len() != FILE_BYTES {
-            let what = format!("the file has {} bytes instead of {FILE_BYTES}", bytes.len());
-            return Err(StorageError::damaged(path, None, what));
-        }
-        for slot in SLOT_OFFSETS.map(|at| &bytes[at as usize..][..SLOT_BYTES]) {
-            if let Some(found) = version(slot).filter(|found| *found != VERSION) {
-                let source = CodecError::Version { what: "log", found, expected: VERSION };
-                return Err(StorageError::Version { path, source });
-            }
-        }
-        let slots = SLOT_OFFSETS.map(|at| decode(&bytes[at as usize..][..SLOT_BYTES], tag));
-        let one_slot_lost = slots.iter().any(Option::is_none);
-        let Some((generation, watermark)) = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation)
-        else {
-            let what = "neither of its two slots is whole and of this log, so what was durable is unknown";
-            return Err(StorageError::damaged(path, None, what));
-        };
         let file = OpenOptions::new().write(true).open(&path).map_err(StorageError::io("open", &path))?;
-        Ok((Self { path, file, tag, generation }, Found { watermark, one_slot_lost }))
+        Ok((Self { path, file, tag, generation }, found))
     }
 
     /// Writes the watermark over the older slot. It is the operating system's on return, not the disk's.
@@ -101,6 +83,30 @@ impl WatermarkFile {
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
         self.file.sync_data().map_err(StorageError::io("fsync", &self.path))
     }
+}
+
+/// Reads the newest whole slot, and its generation. Changes nothing.
+pub(crate) fn read(log_dir: &Path, tag: LogTag) -> Result<(u64, Found), StorageError> {
+    let path = log_dir.join(WATERMARK_FILE);
+    let bytes = atomic_file::read(&path)?
+        .ok_or_else(|| StorageError::damaged(&path, None, "the log's durable watermark is missing"))?;
+    if bytes.len() != FILE_BYTES {
+        let what = format!("the file has {} bytes instead of {FILE_BYTES}", bytes.len());
+        return Err(StorageError::damaged(path, None, what));
+    }
+    for slot in SLOT_OFFSETS.map(|at| &bytes[at as usize..][..SLOT_BYTES]) {
+        if let Some(found) = version(slot).filter(|found| *found != VERSION) {
+            let source = CodecError::Version { what: "log", found, expected: VERSION };
+            return Err(StorageError::Version { path, source });
+        }
+    }
+    let slots = SLOT_OFFSETS.map(|at| decode(&bytes[at as usize..][..SLOT_BYTES], tag));
+    let one_slot_lost = slots.iter().any(Option::is_none);
+    let Some((generation, watermark)) = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation) else {
+        let what = "neither of its two slots is whole and of this log, so what was durable is unknown";
+        return Err(StorageError::damaged(path, None, what));
+    };
+    Ok((generation, Found { watermark, one_slot_lost }))
 }
 
 fn encode(generation: u64, tag: LogTag, watermark: Watermark) -> [u8; SLOT_BYTES] {

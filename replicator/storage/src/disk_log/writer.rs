@@ -10,15 +10,19 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use super::{
+    options::DiskLogOptions,
+    preparation::RETRY,
+    room::Gauge,
     segment::Segment,
-    segment_writer::SegmentWriter,
+    segment_writer::{Progress, SegmentWriter},
     state::{Batch, State},
     watermark::{Watermark, WatermarkFile},
 };
-use crate::{Durable, StorageError, atomic_file, node_dir::LogClaim};
+use crate::{Durable, StorageError, atomic_file, disk_room, node_dir::Claim};
 
 /// What may be appended and not be taken by the writer yet; appenders wait beyond that.
 const PENDING_BYTES_MAX: usize = 64 << 20;
@@ -36,20 +40,16 @@ pub(crate) struct Shared {
     room: Condvar,
     check: Option<FlushCheck>,
     cache_bytes_max: usize,
+    pub(crate) gauge: Arc<Gauge>,
     /// Held until the writer, too, is gone.
-    _claim: LogClaim,
+    _claim: Claim,
 }
 
 impl Shared {
-    pub(crate) fn new(
-        dir: PathBuf,
-        state: State,
-        check: Option<FlushCheck>,
-        cache_bytes_max: usize,
-        claim: LogClaim,
-    ) -> Self {
+    pub(crate) fn new(dir: PathBuf, state: State, options: DiskLogOptions, gauge: Arc<Gauge>, claim: Claim) -> Self {
         let (state, work, room) = (Mutex::new(state), Condvar::new(), Condvar::new());
-        Self { dir, state, work, room, check, cache_bytes_max, _claim: claim }
+        let DiskLogOptions { flush_check: check, cache_bytes_max, .. } = options;
+        Self { dir, state, work, room, check, cache_bytes_max, gauge, _claim: claim }
     }
 
     /// Locks the log. If somebody panicked amid a change of it, it has failed.
@@ -65,10 +65,14 @@ impl Shared {
     /// Locks the log for a change, when there is room for what will be written.
     ///
     /// # Errors
-    /// If it has failed.
+    /// If it has failed, or if that room would come only with room on the disk.
     pub(crate) fn lock_for_change(&self) -> Result<MutexGuard<'_, State>, StorageError> {
         let mut state = self.lock();
         while state.failed.is_none() && state.pending.len() >= PENDING_BYTES_MAX {
+            if state.stalled {
+                let free = disk_room::free_bytes(&self.dir).unwrap_or(0);
+                return Err(StorageError::Full { path: self.dir.clone(), needed: state.pending.len() as u64, free });
+            }
             state.wanted = true;
             self.work.notify_one();
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -93,8 +97,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Waits for something to write or somebody to call; `None` when the log is closed.
-    fn next_batch(&self) -> Option<Batch> {
+    /// Waits for something to write or somebody to call, or for a while if there is something to look after; `None` when the log is closed.
+    fn next_work(&self, look_after: bool) -> Option<Work> {
         let mut state = self.lock();
         loop {
             if let Some(what) = state.failed.clone() {
@@ -111,7 +115,7 @@ impl Shared {
             } else if state.wanted || state.closing {
                 if !state.pending.is_empty() || !state.waiting.is_empty() {
                     self.room.notify_all();
-                    return Some(state.take_batch());
+                    return Some(Work::Batch(state.take_batch()));
                 }
                 if state.closing {
                     return None;
@@ -119,8 +123,17 @@ impl Shared {
                 state.wanted = false;
             }
             state.idle = true;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let waited = if look_after {
+                let (state, waited) = self.work.wait_timeout(state, RETRY).unwrap_or_else(PoisonError::into_inner);
+                (state, waited.timed_out())
+            } else {
+                (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false)
+            };
+            state = waited.0;
             state.idle = false;
+            if waited.1 && state.failed.is_none() {
+                return Some(Work::LookAfter);
+            }
         }
     }
 
@@ -134,12 +147,39 @@ impl Shared {
         if batch.records.is_empty() {
             return Ok(Vec::new());
         }
-        let begun = segments.write(&batch.records, batch.ends)?;
+        let (mut progress, mut waited) = (Progress::default(), false);
+        while let Err(error) = segments.write(&batch.records, batch.ends, &mut progress) {
+            match error {
+                StorageError::Full { .. } => self.wait_for_room(&error)?,
+                _ => return Err(error),
+            }
+            waited = true;
+        }
+        if waited {
+            tracing::warn!("the log has room on its disk again, and goes on");
+            self.lock().stalled = false;
+        }
         if let Some(check) = &self.check {
             check().map_err(StorageError::io("make durable", &self.dir))?;
         }
         watermark.write(Watermark { end: batch.end, last: batch.ends.last })?;
-        Ok(begun)
+        Ok(progress.begun)
+    }
+
+    /// What is in flight has no room on the disk. Nothing of it is half written, so it may wait; a log that is closed doesn't.
+    fn wait_for_room(&self, error: &StorageError) -> Result<(), StorageError> {
+        let mut state = self.lock();
+        if !state.stalled {
+            tracing::error!(%error, "the log waits for room on its disk: nothing can be written until some is freed");
+            state.stalled = true;
+            self.room.notify_all();
+        }
+        let deadline = Instant::now() + RETRY;
+        while !state.closing {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(()) };
+            state = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Err(StorageError::failed(format!("the log was closed while it waited for room on its disk: {error}")))
     }
 
     /// Calls those who waited. One that panics must not leave the others waiting for ever.
@@ -179,6 +219,13 @@ impl Shared {
     }
 }
 
+/// What the writer does next.
+enum Work {
+    Batch(Batch),
+    /// See to the segment ahead.
+    LookAfter,
+}
+
 fn refuse(waiting: Vec<Durable>, what: &Arc<str>) {
     for done in waiting {
         let error = StorageError::failed(what.clone());
@@ -200,7 +247,13 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Arc<s
 
 /// The thread's work, until the log is closed.
 pub(crate) fn run(shared: &Shared, mut segments: SegmentWriter, mut watermark: WatermarkFile) {
-    while let Some(batch) = shared.next_batch() {
+    while let Some(work) = shared.next_work(segments.is_unsettled()) {
+        let Work::Batch(batch) = work else {
+            if let Err(what) = guarded(|| segments.prepare()) {
+                shared.fail(&what);
+            }
+            continue;
+        };
         let begun = match guarded(|| shared.make_durable(&batch, &mut segments, &mut watermark)) {
             Ok(begun) => begun,
             Err(what) => {
@@ -214,8 +267,7 @@ pub(crate) fn run(shared: &Shared, mut segments: SegmentWriter, mut watermark: W
         drop(landed.evicted);
         let after = || {
             shared.remove(&landed.freed)?;
-            segments.prepare();
-            Ok(())
+            segments.prepare()
         };
         if let Err(what) = guarded(after) {
             shared.fail(&what);

@@ -2,10 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as its tests do")]
 
+mod compaction;
+mod crashed;
 mod damage;
+mod damage_files;
+mod damage_tail;
 mod files;
 mod flush;
 mod full;
+mod image_damage;
+mod image_kill;
+mod image_transfer;
+mod images;
+mod inspect;
 mod kill;
 mod model;
 mod scratch;

@@ -84,7 +84,7 @@ fn logs_of_many_epochs_meet_in_a_few_questions() {
             _ => break,
         }
     }
-    assert_eq!(bench.log.0, source.log.0);
+    assert_eq!(bench.log.entries, source.log.entries);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_disk_of_the_chain_in_a_later_life_truncates_nothing() {
 fn a_learner_that_promised_the_epoch_in_an_earlier_life_truncates_nothing() {
     // It may have confirmed the target of the attempt, and be a member of the next epoch already.
     let again = Life { incarnation: Incarnation(2), ..life(4) };
-    let log = MemoryLog(entries(&[(1, 0), (1, 1), (2, 2), (2, 3), (3, 4)]));
+    let log = MemoryLog::from(entries(&[(1, 0), (1, 1), (2, 2), (2, 3), (3, 4)]));
     let promise = Promise { epoch: Epoch(3), attempt: 1 };
     let replica = Replica::new(again, promise, PersistOrder::Parallel, Timing::default(), log.last());
     let mut bench = Bench { replica, log };
@@ -173,4 +173,83 @@ fn a_sealed_member_serves_its_attempt_to_its_end_and_a_learner_nobody() {
     let fetched = Message::Fetched { epoch: Epoch(1), number: 1, previous: at(1, 0), entries, commit: None };
     assert_eq!(bench.receive(2, ask(Some(2))), vec![send(2, fetched)]);
     assert_eq!(learner(Vec::new()).receive(2, question(3, None, 1)), vec![]);
+}
+
+fn purged(number: u64, through: Position) -> Message {
+    Message::Purged { epoch: Epoch(3), number, through }
+}
+
+#[test]
+fn a_source_that_has_purged_what_is_wanted_says_so() {
+    let log = entries(&[(1, 0), (1, 1), (2, 2), (2, 3)]);
+    let mut source = Bench::new(life(3), PersistOrder::Parallel, Timing::default(), log);
+    source.configure(configuration(3, &[life(3)], at(2, 3)));
+    source.log.purged = at(2, 2);
+    let told = vec![send(4, purged(FIRST, Position::new(2, 2)))];
+    assert_eq!(source.receive(4, question(3, None, FIRST)), told, "an empty log");
+    assert_eq!(source.receive(4, question(3, at(1, 1), FIRST)), told, "one that ends too early");
+    assert_eq!(source.receive(4, question(3, at(1, 9), FIRST)), told, "one of another history");
+    let meet = Message::Fetched {
+        epoch: Epoch(3),
+        number: FIRST,
+        previous: at(2, 2),
+        entries: entries(&[(2, 3)]),
+        commit: at(2, 3),
+    };
+    assert_eq!(source.receive(4, question(3, at(2, 2), FIRST)), vec![send(4, meet)], "the purged end is still known");
+}
+
+#[test]
+fn a_learner_goes_on_from_an_image_where_the_source_has_purged_and_fetches_what_follows() {
+    let mut bench = learner(entries(&[(1, 0), (1, 1), (1, 2)]));
+    let image = Position::new(3, 9);
+    let wanted = vec![Effect::GetImage { from: DiskId(3), at_least: Position::new(3, 6) }];
+    assert_eq!(bench.receive(3, purged(FIRST, Position::new(3, 6))), wanted);
+    assert_eq!(bench.give(Event::Tick), vec![], "one question at a time");
+    assert_eq!(bench.give(Event::ImageHere(Some(image))), vec![Effect::EnterImage(image)]);
+    let standing = bench.replica.standing();
+    assert_eq!((standing.last, standing.commit), (Some(image), Some(image)), "nothing of the old log is left");
+    assert_eq!(bench.give(Event::Tick), vec![], "nothing is fetched before the log is there");
+    assert_eq!(bench.durable(Some(image)), vec![send(3, question(3, Some(image), FIRST + 1))]);
+}
+
+#[test]
+fn an_image_that_the_log_reaches_leaves_what_follows_in_it() {
+    let mut bench = learner(entries(&[(1, 0), (1, 1), (2, 2), (2, 3), (3, 4), (3, 5)]));
+    bench.receive(3, purged(FIRST, Position::new(3, 4)));
+    let image = Position::new(3, 4);
+    assert_eq!(bench.give(Event::ImageHere(Some(image))), vec![Effect::EnterImage(image)]);
+    assert_eq!((bench.replica.standing().last, bench.replica.standing().commit), (at(3, 5), at(3, 4)));
+}
+
+#[test]
+fn a_learner_asks_the_next_source_where_no_image_comes() {
+    let mut bench = learner(Vec::new());
+    bench.receive(3, purged(FIRST, Position::new(2, 2)));
+    assert_eq!(bench.give(Event::ImageHere(None)), vec![]);
+    assert_eq!(bench.give(Event::Tick), vec![send(2, question(3, None, FIRST + 1))]);
+}
+
+#[test]
+fn an_image_comes_too_late_for_who_was_sealed_or_has_come_further() {
+    let mut bench = learner(Vec::new());
+    bench.receive(3, purged(FIRST, Position::new(2, 2)));
+    bench.receive(
+        9,
+        Message::Seal { configuration: configuration(3, &[life(1), life(2), life(3)], at(2, 3)), attempt: 1 },
+    );
+    assert_eq!(bench.give(Event::ImageHere(at(2, 2))), vec![], "it has told its end");
+
+    let mut bench = learner(entries(&[(1, 0), (1, 1), (2, 2), (2, 3)]));
+    bench.receive(3, purged(FIRST, Position::new(3, 6)));
+    assert_eq!(bench.give(Event::ImageHere(at(2, 2))), vec![], "below what is committed here");
+}
+
+#[test]
+fn who_may_count_takes_no_image() {
+    let again = Life { incarnation: Incarnation(2), ..life(2) };
+    let mut bench =
+        Bench::new(again, PersistOrder::Parallel, Timing::default(), entries(&[(1, 0), (2, 1), (2, 2), (2, 3)]));
+    bench.configure(configuration(3, &[life(1), life(2)], at(2, 3)));
+    assert_eq!(bench.receive(1, purged((2 << 32) + 1, Position::new(3, 6))), vec![]);
 }

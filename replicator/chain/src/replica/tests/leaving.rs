@@ -95,7 +95,7 @@ fn a_seal_brings_its_configuration_and_is_entered_sealed() {
 #[test]
 fn a_promise_of_an_earlier_life_is_kept_and_answered_anew() {
     let again = Life { incarnation: Incarnation(2), ..life(2) };
-    let log = MemoryLog(entries(&[(1, 0)]));
+    let log = MemoryLog::from(entries(&[(1, 0)]));
     let replica = Replica::new(again, promise(1, 2), PersistOrder::Parallel, Timing::default(), log.last());
     let mut bench = Bench { replica, log };
     bench.configure(founders());
@@ -243,7 +243,7 @@ fn after_a_restart_a_late_attempt_of_an_earlier_epoch_doesnt_touch_what_a_later_
     let restarted = Life { incarnation: Incarnation(2), ..life(2) };
     let mut bench = Bench {
         replica: Replica::new(restarted, promise(1, 1), PersistOrder::Parallel, Timing::default(), at(2, 1)),
-        log: MemoryLog(entries(&[(1, 0), (2, 1)])),
+        log: MemoryLog::from(entries(&[(1, 0), (2, 1)])),
     };
     assert_eq!(bench.receive(9, seal(1)), vec![], "the attempt that the disk had promised");
     bench.receive(9, equalise(1, at(1, 0)));

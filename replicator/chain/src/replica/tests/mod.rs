@@ -15,20 +15,37 @@ use crate::{Configuration, Life, LogEntry, Message, Promise, Timing};
 
 /// A log that is read as it was last changed.
 #[derive(Debug, Clone, Default)]
-struct MemoryLog(Vec<LogEntry>);
+struct MemoryLog {
+    entries: Vec<LogEntry>,
+    /// The last entry that was purged; what is before it stays here unseen.
+    purged: Option<Position>,
+}
+
+impl From<Vec<LogEntry>> for MemoryLog {
+    fn from(entries: Vec<LogEntry>) -> Self {
+        Self { entries, purged: None }
+    }
+}
 
 impl LogView for MemoryLog {
+    fn purged(&self) -> Option<Position> {
+        self.purged
+    }
+
     fn last(&self) -> Option<Position> {
-        self.0.last().map(|entry| entry.position)
+        self.entries.last().map(|entry| entry.position)
     }
 
     fn position(&self, index: LogIndex) -> Option<Position> {
-        self.0.get(usize::try_from(index.0).ok()?).map(|entry| entry.position)
+        self.entries
+            .get(usize::try_from(index.0).ok()?)
+            .map(|entry| entry.position)
+            .filter(|at| Some(*at) >= self.purged)
     }
 
     fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Vec<LogEntry> {
         let mut bytes = 0;
-        let wanted = self.0.iter().skip(from.0 as usize).take((to.0 - from.0) as usize);
+        let wanted = self.entries.iter().skip(from.0 as usize).take((to.0 - from.0) as usize);
         let fits = |entry: &&LogEntry| {
             let fits = bytes == 0 || bytes < bytes_max;
             bytes += entry.payload.len().max(1);
@@ -41,15 +58,25 @@ impl LogView for MemoryLog {
 impl MemoryLog {
     fn append(&mut self, entries: &[LogEntry]) {
         for entry in entries {
-            assert_eq!(entry.position.index.0, self.0.len() as u64, "a hole in the log");
-            self.0.push(entry.clone());
+            assert_eq!(entry.position.index.0, self.entries.len() as u64, "a hole in the log");
+            self.entries.push(entry.clone());
         }
+    }
+
+    /// The entries of an image are unknown here, and never read.
+    fn enter(&mut self, image: Position) {
+        if self.position(image.index) != Some(image) {
+            let unseen =
+                |index| LogEntry { position: Position { index: LogIndex(index), ..image }, payload: Bytes::new() };
+            self.entries = (0..=image.index.0).map(unseen).collect();
+        }
+        self.purged = Some(image);
     }
 
     fn truncate(&mut self, last: Option<Position>) {
         let length = last.map_or(0, |last| last.index.0 as usize + 1);
-        assert!(length <= self.0.len(), "a truncation beyond the end");
-        self.0.truncate(length);
+        assert!(length <= self.entries.len(), "a truncation beyond the end");
+        self.entries.truncate(length);
         assert_eq!(self.last(), last, "a truncation to what the log doesn't have");
     }
 }
@@ -107,7 +134,7 @@ struct Bench {
 
 impl Bench {
     fn new(life: Life, order: PersistOrder, timing: Timing, log: Vec<LogEntry>) -> Self {
-        let log = MemoryLog(log);
+        let log = MemoryLog::from(log);
         Self { replica: Replica::new(life, Promise::default(), order, timing, log.last()), log }
     }
 
@@ -129,6 +156,7 @@ impl Bench {
             match effect {
                 Effect::AppendLog(entries) => self.log.append(entries),
                 Effect::TruncateLog(last) => self.log.truncate(*last),
+                Effect::EnterImage(position) => self.log.enter(*position),
                 _ => {}
             }
         }

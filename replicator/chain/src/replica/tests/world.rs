@@ -176,6 +176,7 @@ impl World {
                 assert_eq!(node.log.last(), configuration.start, "{:?} entered {configuration:?} (8)", node.life);
                 assert_eq!(node.disk.last(), configuration.start, "what it entered with is not durable (8)");
             }
+            Effect::GetImage { .. } | Effect::EnterImage(_) => panic!("nothing is purged here, and {effect:?}"),
             Effect::Damaged(account) => panic!("disk {} is whole, and says: {account}", node.life),
             Effect::Accepted { .. } | Effect::Refused { .. } | Effect::Left(_) => {}
         }
@@ -185,7 +186,7 @@ impl World {
     fn check_commit(&mut self, at: usize, position: Position) {
         let log = self.nodes[at].log.clone();
         assert_eq!(log.position(position.index), Some(position), "a commit of what the log doesn't have");
-        for (index, entry) in log.0.iter().enumerate().take(position.index.0 as usize + 1) {
+        for (index, entry) in log.entries.iter().enumerate().take(position.index.0 as usize + 1) {
             match self.committed.get(index) {
                 Some(before) => assert_eq!(*before, entry.position, "two entries committed at {index} (6)"),
                 None => self.committed.push(entry.position),

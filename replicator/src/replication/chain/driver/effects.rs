@@ -2,9 +2,9 @@
 
 use replicator_chain::{Configuration, Effect};
 use replicator_storage::{Durable, Record as LogRecord, StorageError};
-use replicator_types::{LogIndex, Position};
+use replicator_types::{DiskId, LogIndex, Position};
 
-use super::{Driver, Input, Wire};
+use super::{super::applying::Committable, Driver, Input, Wire};
 
 impl Driver {
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -31,7 +31,13 @@ impl Driver {
                 });
             }
             Effect::Send { to, message } => self.send(to, Wire::Message(message)),
-            Effect::Committed(position) => drop(self.parts.commit.send_replace(Some(position))),
+            Effect::GetImage { from, at_least } => self.get_image(from, at_least),
+            Effect::EnterImage(position) => {
+                let entered = log.purge_through(position).and_then(|()| log.flush(self.durable(log.ends().last)));
+                self.wrote(entered);
+                self.parts.commit.send_replace(Committable { image: Some(position), to: Some(position) });
+            }
+            Effect::Committed(position) => self.parts.commit.send_modify(|committable| committable.to = Some(position)),
             Effect::Accepted { number, last } => self.proposals.accepted(number, last),
             Effect::Refused { number, reason } => {
                 tracing::debug!(?reason, "refused a proposal");
@@ -48,6 +54,25 @@ impl Driver {
     fn moved_on(&mut self, now: &Configuration, what: &'static str) {
         tracing::info!(epoch = %now.epoch, chain = self.chain_names(&now.chain), "{what}");
         self.proposals.lost_after(now.start, now.epoch);
+    }
+
+    fn get_image(&self, from: DiskId, at_least: Position) {
+        let (got, inputs) = (self.parts.images.get(from, at_least), self.parts.inputs.clone());
+        tokio::spawn(async move {
+            let got = got.await.map(|image| image.position);
+            let got = got.inspect_err(|error| tracing::warn!(%from, error, "no image came; another source is asked"));
+            let _ = inputs.send(Input::ImageHere(got.ok()));
+        });
+    }
+
+    /// Not durably at once: what comes back after a crash is purged with the next image.
+    pub(super) fn purge(&self, through: LogIndex) {
+        let log = &self.parts.log;
+        let purged = log.read(through, through.next(), 0).and_then(|records| match records.first() {
+            Some(record) => log.purge_through(record.position),
+            None => Ok(()), // Purged before.
+        });
+        self.wrote(purged);
     }
 
     fn wrote(&self, result: Result<(), StorageError>) {

@@ -147,7 +147,7 @@ impl World {
         for node in &self.nodes {
             let standing = node.replica.standing();
             assert_eq!((standing.last, standing.durable, standing.commit), (last, last, last), "{} lags", node.life);
-            assert_eq!(node.disk.0, self.nodes[0].disk.0, "{} has another log", node.life);
+            assert_eq!(node.disk.entries, self.nodes[0].disk.entries, "{} has another log", node.life);
         }
     }
 }

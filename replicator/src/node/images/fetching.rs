@@ -1,0 +1,149 @@
+//! Getting an image from a peer: in pieces, from where it broke off.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use replicator_storage::{SnapshotManifest, SnapshotReceiver};
+use replicator_types::{DiskId, Position, codec};
+
+use super::{CatchUp, NodeImages};
+use crate::{
+    replication::{Image, Images as _},
+    transport::ImagePart,
+};
+
+/// A peer that may have an image.
+struct Source {
+    node: String,
+    address: String,
+    /// Its disk, if that is known.
+    disk: Option<DiskId>,
+}
+
+pub(super) const RETRY: Duration = Duration::from_millis(300);
+
+impl NodeImages {
+    /// An image of `at_least`: what is here, or one of a peer's. Others are asked before `first`, which may be the primary and has enough to do.
+    pub(super) async fn fetch(self: &Arc<Self>, first: DiskId, at_least: Position) -> Result<Image, String> {
+        let _alone = self.fetching.lock().await;
+        if let Some(image) = self.newest().filter(|image| image.position >= at_least) {
+            return Ok(image);
+        }
+        let mut why = "no peer is known".to_owned();
+        let mut peers = self.others();
+        peers.sort_by_key(|peer| peer.disk == Some(first));
+        for peer in peers {
+            match self.fetch_from(&peer, at_least).await {
+                Ok(manifest) => {
+                    self.set_newest(&manifest);
+                    return self.newest().ok_or_else(|| "it was removed".to_owned());
+                }
+                Err(error) => why = format!("{}: {error}", peer.node),
+            }
+        }
+        Err(why)
+    }
+
+    /// For a machine that has nothing to go on from.
+    pub(super) async fn fetch_from_anyone(self: &Arc<Self>, at_least: Position) -> Option<SnapshotManifest> {
+        for peer in self.others() {
+            match self.fetch_from(&peer, at_least).await {
+                Ok(manifest) => match self.machine_enters(manifest.position()).await {
+                    Ok(()) => return Some(manifest),
+                    Err(error) => tracing::warn!(peer = peer.node, %error, "its image can't be used"),
+                },
+                Err(error) => tracing::warn!(peer = peer.node, error, "no image from this peer"),
+            }
+        }
+        None
+    }
+
+    /// The members that are known, and who is configured: a new disk knows no members yet.
+    fn others(&self) -> Vec<Source> {
+        let meta = self.dir.meta();
+        let members = meta.members.iter().filter(|member| member.disk != meta.disk);
+        let mut sources: Vec<Source> = members
+            .map(|member| Source {
+                node: member.node.clone(),
+                address: member.peer_address.clone(),
+                disk: Some(member.disk),
+            })
+            .collect();
+        for peer in &self.configured {
+            if sources.iter().all(|source| source.node != *peer.name.as_str()) {
+                let (node, address) = (peer.name.to_string(), peer.peer_address.to_string());
+                sources.push(Source { node, address, disk: None });
+            }
+        }
+        sources
+    }
+
+    async fn fetch_from(self: &Arc<Self>, peer: &Source, at_least: Position) -> Result<SnapshotManifest, String> {
+        let began = Instant::now();
+        let channel = self.peers.channel(&peer.address).map_err(|error| error.to_string())?;
+        let mut receiver = self.receiver(None).await?;
+        let known = receiver.as_ref().map(|receiver| codec::encode(receiver.manifest()).into());
+        let offset = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
+        let cluster = self.dir.meta().cluster.ok_or("this node belongs to no cluster yet")?;
+        let asked = channel.fetch_image(cluster, at_least, known, offset).await;
+        let mut parts = asked.map_err(|error| error.to_string())?;
+        while let Some(part) = parts.next().await.map_err(|error| error.to_string())? {
+            match part {
+                ImagePart::Manifest(bytes) => {
+                    let manifest: SnapshotManifest = codec::decode(&bytes).map_err(|error| error.to_string())?;
+                    if manifest.position() < at_least {
+                        return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()));
+                    }
+                    if receiver.as_ref().is_none_or(|receiver| *receiver.manifest() != manifest) {
+                        drop(receiver.take());
+                        receiver = self.receiver(Some(manifest)).await?;
+                    }
+                    let known = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
+                    tracing::info!(peer = peer.node, %at_least, resumed_at = known, "fetching an image");
+                }
+                ImagePart::Piece(piece) => {
+                    let taking = receiver.take().ok_or("a piece came before its manifest")?;
+                    let taken = self.runtime.spawn_blocking(move || {
+                        let mut taking = taking;
+                        taking.take(&piece).map(|()| taking)
+                    });
+                    let taken = taken.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                    self.catch_up.send_replace(Some(CatchUp {
+                        from: peer.node.clone(),
+                        position: taken.manifest().position(),
+                        bytes: (taken.resume_at(), taken.manifest().data_bytes),
+                        took: began.elapsed(),
+                        entered: false,
+                    }));
+                    receiver = Some(taken);
+                }
+            }
+        }
+        let receiver = receiver.ok_or("it sent nothing")?;
+        let finished = self.runtime.spawn_blocking(move || receiver.finish()).await;
+        let manifest = finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        tracing::info!(
+            peer = peer.node,
+            position = %manifest.position(),
+            bytes = manifest.data_bytes,
+            took_ms = began.elapsed().as_millis(),
+            "fetched an image"
+        );
+        Ok(manifest)
+    }
+
+    /// Receives `manifest`'s file, or goes on with what was being received.
+    async fn receiver(
+        self: &Arc<Self>,
+        manifest: Option<SnapshotManifest>,
+    ) -> Result<Option<SnapshotReceiver>, String> {
+        let images = self.clone();
+        let opened = self.runtime.spawn_blocking(move || {
+            let manifest = manifest.or_else(|| images.store.receiving());
+            manifest.map(|manifest| images.store.receive(manifest)).transpose()
+        });
+        opened.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+}

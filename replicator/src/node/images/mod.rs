@@ -1,0 +1,275 @@
+//! Images on this node: the machine's whole state, kept in the folder, so that the log before it may go and a new disk needn't replay it.
+//!
+//! They are taken while the machine goes on ([`taking`]), fetched from peers where the log doesn't reach ([`fetching`]) and given to peers
+//! ([`serving`]). Two are kept, and the log from the older one on: a follower that was away for a while needs only the log, and a damaged
+//! image costs a longer replay.
+
+mod fetching;
+mod serving;
+mod taking;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
+use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
+use replicator_types::{DiskId, LogIndex, Position};
+use tokio::{runtime::Handle, sync::watch};
+
+pub(super) use self::{serving::Served, taking::Policy};
+use super::{
+    StartError,
+    applier::{Applier, FetchModule, Work},
+};
+use crate::{
+    config::{ImageConfig, Peer},
+    replication::{Image, Images},
+    seams::Clock,
+    transport::Peers,
+};
+
+/// The name of their folder.
+pub(super) const IMAGES: &str = "snapshots";
+/// Images that are kept.
+const KEPT: usize = 2;
+
+/// How this node last caught up, or does now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CatchUp {
+    /// Whose image.
+    pub from: String,
+    /// Of which position.
+    pub position: Position,
+    /// Bytes that have come, and all of them.
+    pub bytes: (u64, u64),
+    /// For how long it has been going on, or how long it took.
+    pub took: Duration,
+    /// Whether the machine goes on from it.
+    pub entered: bool,
+}
+
+/// Why the machine can't go on from an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageUnusable {
+    /// Its bytes aren't those that were written.
+    #[error("{0}")]
+    Damaged(String),
+    /// It is whole, and this program or this machine can't go on from it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<StorageError> for ImageUnusable {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::DamagedSnapshot { .. } | StorageError::NoSnapshot { .. } => Self::Damaged(error.to_string()),
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<ImageError> for ImageUnusable {
+    fn from(error: ImageError) -> Self {
+        match error {
+            // The reader passes the store's own errors on.
+            ImageError::Read { source, offset } => match source.downcast::<StorageError>() {
+                Ok(error) => error.into(),
+                Err(source) => Self::Refused(format!("at byte {offset}: {source}")),
+            },
+            ImageError::Truncated { .. }
+            | ImageError::NotAnImage
+            | ImageError::Malformed { .. }
+            | ImageError::Damaged { .. } => Self::Damaged(error.to_string()),
+            ImageError::Version { .. } | ImageError::Refused(_) => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// The images of a node.
+pub(super) struct NodeImages {
+    dir: NodeDir,
+    store: SnapshotStore,
+    log: Arc<DiskLog>,
+    modules: Arc<dyn ModuleSource>,
+    fetch_module: FetchModule,
+    applier: Applier,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    config: ImageConfig,
+    configured: Vec<Peer>,
+    /// Downloads and files are not for the group's thread.
+    runtime: Handle,
+    newest: RwLock<Option<Image>>,
+    /// Held by who fetches one.
+    fetching: tokio::sync::Mutex<()>,
+    catch_up: watch::Sender<Option<CatchUp>>,
+}
+
+/// What [`NodeImages`] needs of the node.
+pub(super) struct Parts {
+    pub(super) dir: NodeDir,
+    pub(super) log: Arc<DiskLog>,
+    pub(super) modules: Arc<dyn ModuleSource>,
+    pub(super) fetch_module: FetchModule,
+    pub(super) applier: Applier,
+    pub(super) peers: Peers,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: ImageConfig,
+    /// The other nodes, as this one's configuration has them.
+    pub(super) configured: Vec<Peer>,
+}
+
+impl NodeImages {
+    /// On the runtime of the caller, which all work with files and peers is done on.
+    ///
+    /// # Errors
+    /// If the folder of images can't be made or read.
+    pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
+        Ok(Arc::new(Self {
+            store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
+            dir,
+            log,
+            modules,
+            fetch_module,
+            applier,
+            peers,
+            clock,
+            config,
+            configured,
+            runtime: Handle::current(),
+            newest: RwLock::default(),
+            fetching: tokio::sync::Mutex::default(),
+            catch_up: watch::Sender::new(None),
+        }))
+    }
+
+    /// How this node last caught up by an image; None: it hasn't, since it started.
+    pub(super) fn catch_up(&self) -> Option<CatchUp> {
+        self.catch_up.borrow().clone()
+    }
+
+    /// Makes the machine go on from the newest image that is whole, if there is one, and lets the log begin there if it doesn't reach it (safety
+    /// rule 22). Where images are damaged and the log doesn't make up for them, one of a peer's is fetched.
+    ///
+    /// # Errors
+    /// If the log can't be changed, or if an image is whole and this node can't go on from it.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<(), StartError> {
+        let purged = self.log.ends().purged;
+        let mut from = self.newest_here(purged).await?;
+        while let Some(needed) = purged.filter(|_| from.is_none()) {
+            tracing::warn!(%needed, "the log begins after this, and no image of it is whole: taking one from a peer");
+            from = self.fetch_from_anyone(needed).await;
+            if from.is_none() {
+                tokio::time::sleep(fetching::RETRY).await;
+            }
+        }
+        let Some(manifest) = from else { return Ok(()) };
+        let position = manifest.position();
+        self.set_newest(&manifest);
+        if self.log.holds(position)? {
+            return Ok(());
+        }
+        tracing::info!(%position, "the log doesn't reach the image: it begins anew behind it");
+        self.log.purge_through(position)?;
+        let (done, durable) = tokio::sync::oneshot::channel();
+        self.log.flush(Box::new(move |result| drop(done.send(result))))?;
+        Ok(durable.await.unwrap_or(Ok(()))?)
+    }
+
+    /// The newest image that the machine can go on from, and from which on the log is there; it has entered it.
+    async fn newest_here(self: &Arc<Self>, purged: Option<Position>) -> Result<Option<SnapshotManifest>, StartError> {
+        for entry in self.store.list()?.into_iter().rev() {
+            let position = entry.position;
+            if Some(position) < purged {
+                break;
+            }
+            let entered = match entry.manifest {
+                Ok(manifest) => self.machine_enters(position).await.map(|()| manifest),
+                Err(error) => Err(error.into()),
+            };
+            match entered {
+                Ok(manifest) => return Ok(Some(manifest)),
+                // It would be counted on, and given to peers.
+                Err(ImageUnusable::Damaged(error)) => {
+                    tracing::error!(%position, error, "an image is damaged, and is removed");
+                    self.store.remove(position)?;
+                }
+                Err(error) => return Err(StartError::Image { position, error }),
+            }
+        }
+        Ok(None)
+    }
+
+    fn set_newest(&self, manifest: &SnapshotManifest) {
+        let image = Image { position: manifest.position(), group: manifest.info.extra.clone() };
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(image);
+    }
+
+    /// Puts the image of that position into the machine.
+    async fn machine_enters(self: &Arc<Self>, position: Position) -> Result<(), ImageUnusable> {
+        let began = Instant::now();
+        let machine = loop {
+            let images = self.clone();
+            let read = self.runtime.spawn_blocking(move || {
+                let mut reader = images.store.open_image(position)?;
+                match Machine::from_image(&mut reader, images.modules.clone()) {
+                    Ok(machine) => Ok(Ok(machine)),
+                    Err(ImageError::Refused(Halt::ModuleMissing(hash))) => Ok(Err(hash)),
+                    Err(error) => Err(ImageUnusable::from(error)),
+                }
+            });
+            match read.await.map_err(|error| ImageUnusable::Refused(error.to_string()))?? {
+                Ok(machine) => break machine,
+                Err(hash) => (self.fetch_module)(hash).await,
+            }
+        };
+        let (done, entered) = tokio::sync::oneshot::channel();
+        if !self.applier.give(Work::Enter(Box::new(machine), done)).await || entered.await.is_err() {
+            return Err(ImageUnusable::Refused("the machine stands still".into()));
+        }
+        tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
+        Ok(())
+    }
+
+    /// Keeps the newest images, and returns the index through which the log isn't needed any more.
+    fn retain(&self) -> Result<Option<LogIndex>, StorageError> {
+        self.store.retain(KEPT)?;
+        let kept = self.store.list()?;
+        let whole: Vec<_> = kept.iter().filter(|entry| entry.manifest.is_ok()).map(|entry| entry.position).collect();
+        Ok((whole.len() >= KEPT).then(|| whole[0].index))
+    }
+}
+
+impl Images for Arc<NodeImages> {
+    fn newest(&self) -> Option<Image> {
+        self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn get(&self, from: DiskId, at_least: Position) -> BoxFuture<'static, Result<Image, String>> {
+        let images = self.clone();
+        let runtime = self.runtime.clone();
+        async move {
+            let got = runtime.spawn(async move { images.fetch(from, at_least).await });
+            got.await.map_err(|error| error.to_string())?
+        }
+        .boxed()
+    }
+
+    fn enter(&self, at: Position) -> BoxFuture<'static, Result<(), String>> {
+        let images = self.clone();
+        async move {
+            images.machine_enters(at).await.map_err(|error| error.to_string())?;
+            images.catch_up.send_modify(|catch_up| {
+                if let Some(catch_up) = catch_up.as_mut().filter(|catch_up| catch_up.position == at) {
+                    catch_up.entered = true;
+                }
+            });
+            Ok(())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,106 @@
+//! Taking images while the machine goes on.
+
+use std::{sync::Arc, time::Instant};
+
+use replicator_machine::{ImageUnavailable, engine_fingerprint};
+use replicator_storage::{SnapshotInfo, StorageError};
+use replicator_types::Position;
+use tokio::sync::oneshot;
+
+use super::NodeImages;
+use crate::{
+    node::{Running, applier::Work},
+    replication::Strategy,
+};
+
+/// When an image is due.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::node) struct Policy {
+    /// After so many bytes of entries since the last one.
+    pub(in crate::node) log_bytes: u64,
+}
+
+/// Why no image was taken.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::node) enum TakeError {
+    #[error(transparent)]
+    Unavailable(#[from] ImageUnavailable),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the machine stands still")]
+    Halted,
+}
+
+impl NodeImages {
+    /// Takes an image whenever it is due. Where one can't be taken (a full disk, say) the log grows, and the next batch tries again.
+    pub(in crate::node) async fn keep_taking(self: Arc<Self>, running: Arc<Running>, policy: Policy) {
+        let mut state = self.applier.state.clone();
+        let mut retry_at = 0;
+        loop {
+            let due = |bytes: u64| bytes >= policy.log_bytes.max(retry_at);
+            if state.wait_for(|state| due(state.bytes_since_image)).await.is_err() {
+                return;
+            }
+            match self.take(&*running.strategy, &running).await {
+                Ok(_) => retry_at = 0,
+                Err(TakeError::Halted) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "no image was taken; the log is kept and grows");
+                    retry_at = state.borrow().bytes_since_image + policy.log_bytes / 4;
+                }
+            }
+        }
+    }
+
+    /// Takes one now, and lets the log before the one before go.
+    pub(in crate::node) async fn take(
+        self: &Arc<Self>,
+        strategy: &dyn Strategy,
+        running: &Running,
+    ) -> Result<Position, TakeError> {
+        let began = Instant::now();
+        let (answer, taken) = oneshot::channel();
+        if !self.applier.give(Work::Image(answer)).await {
+            return Err(TakeError::Halted);
+        }
+        let image = taken.await.map_err(|_| TakeError::Halted)??;
+        let position = image.position();
+        let info = SnapshotInfo {
+            position,
+            lineage: running.envelope.lineage,
+            cluster: running.envelope.cluster,
+            module: image.module(),
+            engine: engine_fingerprint(),
+            digest: image.digest().0.into(),
+            extra: strategy.image_group(position),
+            created_us: self.clock.now_us(),
+        };
+        let images = self.clone();
+        let estimate = self.applier.state.borrow().memory_bytes;
+        let written = self.runtime.spawn_blocking(move || {
+            let mut writer = images.store.begin(info, estimate)?;
+            let summary = image.write_to(&mut writer).map_err(|error| images.write_error(error))?;
+            let manifest = writer.finish()?;
+            images.set_newest(&manifest);
+            Ok::<_, StorageError>((summary, manifest, images.retain()?))
+        });
+        let (summary, manifest, purge) = written.await.expect("writing an image doesn't panic")?;
+        tracing::info!(
+            %position,
+            state_bytes = summary.memory_bytes,
+            file_bytes = manifest.data_bytes,
+            took_ms = began.elapsed().as_millis(),
+            "took an image"
+        );
+        if let Some(purge) = purge {
+            strategy.imaged(purge).await;
+        }
+        Ok(position)
+    }
+
+    /// The writer's own errors come back as they are.
+    fn write_error(&self, error: std::io::Error) -> StorageError {
+        let path = self.dir.path().to_owned();
+        error.downcast().unwrap_or_else(|source| StorageError::Io { path, action: "write an image to", source })
+    }
+}
