@@ -35,4 +35,11 @@ impl server::AdminService for Node {
     ) -> Result<Response<pb::TransferPrimaryResponse>, Status> {
         Err(Status::unimplemented("the fake has no primary"))
     }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotResponse>, Status> {
+        Err(Status::unimplemented("the fake has no state"))
+    }
 }
