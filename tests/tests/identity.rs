@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use replicator_client::{
     ErrorReason,
-    proto::{NodeState, QueryRequest},
+    proto::{NodeState, QueryRequest, StatusResponse},
 };
 use replicator_tests::{Cluster, Load, NodeProcess, Scenario, free_ports, module, reason, run, scenario, until};
 
@@ -63,6 +63,14 @@ fn wiped_node_joins_as_a_new_disk_in_place_of_the_old_one() {
             }
             let new = cluster.wait_serves(wiped).await?.disk_id;
             ensure!(new != old, "the wiped node came back as the same disk {old:016x}");
+            let told = "tells of its peers' clocks, and that it has caught up";
+            let by_the_log = |status: &StatusResponse| {
+                status.restart.as_ref().is_some_and(|restart| {
+                    let known = restart.peers.iter().any(|peer| peer.log_index > 0);
+                    restart.caught_up && known && restart.own_log_index == 0 && restart.whole_state.is_none()
+                })
+            };
+            cluster.wait_status(wiped, told, by_the_log).await?;
             until("the new disk is a voter and the old one is gone", async || {
                 let (disks, learners) = voters(&cluster).await?;
                 ensure!(disks.len() == 3 && disks.contains(&new) && !disks.contains(&old) && !learners, "{disks:x?}");

@@ -106,6 +106,39 @@ fn torture_that_reads_without_the_primary_finds_stale_reads_and_keeps_the_eviden
 }
 
 #[test]
+fn torture_with_wiped_nodes_tells_how_they_caught_up() {
+    scenario(async |s| {
+        let args = ["torture", "--mode", "chain", "--faults", "wipe", "--rounds", "2", "--seed", "2", "-o", "json"];
+        let value = here(s, &args).await?.exits(0)?.json()?;
+        is(&value, &[("wiped", 2.into()), ("lost", 0.into()), ("doubled", 0.into()), ("digests", "equal".into())])?;
+        above_zero(&value, &["images", "folder_bytes_max"])?;
+        let caught_up = &value["catch_ups"];
+        is(caught_up, &[("untold", 0.into())])?;
+        ensure!(caught_up["log"].as_u64() > Some(0) || caught_up["whole_state"].as_u64() > Some(0), "{caught_up}");
+        refused(&["torture", "--mode", "chain", "--nodes", "1", "--witnesses", "2", "--wipe"], &["only replica"]).await
+    });
+}
+
+#[test]
+fn torture_fills_disks_or_says_that_it_can_not() {
+    scenario(async |s| {
+        let args = ["torture", "--full-disk", "--faults", "full-disk", "--rounds", "2", "--seed", "1", "-o", "json"];
+        let ran = here(s, &args).await?;
+        if ran.code == Some(2) {
+            ran.complains_of(&["tmpfs", "as root", "--full-disk"])?;
+            eprintln!("SKIPPED: only root can mount the small disks that are filled");
+            return Ok(());
+        }
+        let value = ran.exits(0)?.json()?;
+        above_zero(&value, &["disks_filled", "full_disks_noticed", "refused"])?;
+        is(&value, &[("lost", 0.into()), ("doubled", 0.into()), ("digests", "equal".into())])?;
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        ensure!(!mounts.contains(&s.dir().display().to_string()), "disks are still mounted: {mounts}");
+        Ok(())
+    });
+}
+
+#[test]
 fn bench_measures_its_own_cluster() {
     scenario(async |s| {
         for (flags, transport) in [

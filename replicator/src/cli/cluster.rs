@@ -54,10 +54,20 @@ pub(super) enum Place<'a> {
     Temporary { within: Option<&'a Path>, command: &'a str },
 }
 
+/// How a cluster's nodes use their disks, where they don't do it as any node does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Storage {
+    /// Bytes of log between two images, from 64 KiB; none: as the program has it.
+    pub(super) image_log_bytes: Option<u64>,
+    /// A node's data lies in a folder of its own in the node's ([`Cluster::node_dir`]), which can then be a disk.
+    pub(super) within_disks: bool,
+}
+
 /// A cluster of child processes, which die with this one.
 pub(super) struct Cluster {
     nodes: Vec<Node>,
     dir: PathBuf,
+    storage: Storage,
     temporary: bool,
     client: Client,
 }
@@ -72,6 +82,11 @@ pub(super) struct Died {
 impl Cluster {
     /// Chooses ports and writes the nodes' configurations.
     pub(super) fn prepare(setup: Setup<'_>) -> anyhow::Result<Self> {
+        Self::prepare_with(setup, Storage::default())
+    }
+
+    /// The same, with nodes that use their disks otherwise.
+    pub(super) fn prepare_with(setup: Setup<'_>, storage: Storage) -> anyhow::Result<Self> {
         let Setup { shape, place } = setup;
         let replicas = (1..=shape.replicas).map(|number| (format!("n{number}"), false));
         let witnesses = (1..=shape.witnesses).map(|number| (format!("w{number}"), true));
@@ -113,18 +128,29 @@ impl Cluster {
             .collect();
         for node in &nodes {
             let path = dir.join(format!("{}.toml", node.name));
-            fs::write(&path, config(node, &nodes, &dir) + &shape.settings())
+            let data = data_dir(&dir, &node.name, storage);
+            fs::write(&path, config(node, &nodes, &data) + &shape.settings() + &storage.settings())
                 .with_context(|| format!("can't write {}", path.display()))?;
         }
         let client = Client::builder()
             .endpoints(nodes.iter().filter(|node| !node.witness).map(|node| node.client_address.clone()))
             .deadline(Duration::from_secs(2))
             .build()?;
-        Ok(Self { nodes, dir, temporary, client })
+        Ok(Self { nodes, dir, storage, temporary, client })
     }
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A node's folder, which holds nothing but its data, or the folder of that. Its log lies beside it.
+    pub(super) fn node_dir(&self, index: usize) -> PathBuf {
+        self.dir.join(self.name(index))
+    }
+
+    /// The folder that holds a node's data, as its configuration has it.
+    pub(super) fn data_dir(&self, index: usize) -> PathBuf {
+        data_dir(&self.dir, self.name(index), self.storage)
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -259,6 +285,15 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// Deletes the data of a node that doesn't run: it will start as on a new disk.
+    pub(super) fn wipe(&self, index: usize) -> anyhow::Result<()> {
+        if self.is_running(index) {
+            bail!("{} runs on the folder that shall be deleted", self.name(index));
+        }
+        let dir = self.data_dir(index);
+        fs::remove_dir_all(&dir).with_context(|| format!("can't delete {}", dir.display()))
+    }
+
     /// Stops a node where it stands, or lets it go on.
     pub(super) fn signal(&self, index: usize, signal: Signal) -> anyhow::Result<()> {
         let node = &self.nodes[index];
@@ -377,13 +412,25 @@ fn used_addresses(dir: &Path) -> anyhow::Result<Vec<(String, [String; 2])>> {
     Ok(used)
 }
 
-fn config(node: &Node, nodes: &[Node], dir: &Path) -> String {
+impl Storage {
+    /// The lines that every node's configuration ends with.
+    fn settings(&self) -> String {
+        self.image_log_bytes.map_or_else(String::new, |bytes| format!("\n[images]\nlog_bytes = {bytes}\n"))
+    }
+}
+
+fn data_dir(dir: &Path, node: &str, storage: Storage) -> PathBuf {
+    let folder = dir.join(node);
+    if storage.within_disks { folder.join("data") } else { folder }
+}
+
+fn config(node: &Node, nodes: &[Node], data: &Path) -> String {
     let peers = nodes.iter().filter(|peer| peer.name != node.name);
     let peers: String =
         peers.map(|p| format!("    {{ name = \"{}\", peer_address = \"{}\" }},\n", p.name, p.peer_address)).collect();
     let Node { name, client_address, peer_address, .. } = node;
     // A JSON string is a TOML one too, whatever the path holds.
-    let data = serde_json::Value::from(dir.join(name).display().to_string());
+    let data = serde_json::Value::from(data.display().to_string());
     format!(
         "name = \"{name}\"\ndata_dir = {data}\nclient_address = \"{client_address}\"\npeer_address = \"{peer_address}\"\n\
          peers = [\n{peers}]\n"
@@ -417,6 +464,19 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{NodeConfig, NodeFlags};
+
+    #[test]
+    fn nodes_read_the_settings_of_their_storage() {
+        let folder = tempfile::tempdir().unwrap();
+        let setup = Setup { shape: Shape::majority(3), place: Place::Kept(folder.path()) };
+        let storage = Storage { image_log_bytes: Some(65_536), within_disks: true };
+        let cluster = Cluster::prepare_with(setup, storage).unwrap();
+        let flags = NodeFlags { config: Some(cluster.dir().join("n2.toml")), ..NodeFlags::default() };
+        let config = NodeConfig::load(&flags, false).unwrap();
+        assert_eq!(config.images.log_bytes.0, 65_536);
+        assert_eq!((config.data_dir.clone(), cluster.data_dir(1)), (cluster.node_dir(1).join("data"), config.data_dir));
+    }
 
     #[test]
     fn a_used_folder_keeps_its_addresses() {

@@ -1,10 +1,17 @@
 //! The account of a start: this node's logical clock, its peers', and how it caught up.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use replicator_types::LogIndex;
 
 use super::{Node, images::CatchUp};
+
+/// Between two rounds of asking for clocks, while nobody answers.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A start, as it stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,9 +42,24 @@ impl Node {
         Restart { fetched: self.images.catch_up(), ..self.restarted.borrow().clone() }
     }
 
+    /// Asks the peers for their clocks, if nobody did: a new disk has promised nothing that would have to be checked with them.
+    async fn ask_clocks(&self) {
+        let configured = self.config.peers.iter().map(|peer| (peer.name.to_string(), peer.peer_address.to_string()));
+        let configured: BTreeMap<String, String> = configured.collect();
+        while self.restarted.borrow().peers.is_empty() && !configured.is_empty() {
+            let answers = self.hello_round(configured.iter()).await.into_iter().flatten();
+            let peers: Vec<_> = answers.map(|answer| (answer.node, answer.last_log_index)).collect();
+            if peers.is_empty() {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            self.restarted.send_modify(|restart| restart.peers = peers);
+        }
+    }
+
     /// Follows the machine until it has caught up, and says how it did.
     pub(super) async fn watch_restart(self: Arc<Self>) {
         let began = Instant::now();
+        self.ask_clocks().await;
         let goal = self.restarted.borrow().goal();
         let mut state = self.applier.state.clone();
         if state.wait_for(|state| state.index().unwrap_or_default() >= goal).await.is_err() {

@@ -80,6 +80,8 @@ pub(super) struct Tally {
     pub(super) disordered: u64,
     /// Sessions that were told to have expired: none of a run lives that long.
     pub(super) expired: u64,
+    /// Copies of requests that a node refused because the primary's disk is full. Not a defect: they were sent again.
+    pub(super) refused: u64,
 }
 
 impl Tally {
@@ -173,6 +175,11 @@ impl Account {
         if let Some(entry @ Number::Sent) = self.writers[writer].numbers.get_mut(at(number)) {
             *entry = Number::Refused;
         }
+    }
+
+    /// A copy of a request was refused for want of room on the primary's disk, and will be sent again.
+    pub(super) fn no_room(&mut self) {
+        self.tally.refused += 1;
     }
 
     /// A writer was told that its session has expired.

@@ -119,6 +119,7 @@ impl Copier<'_> {
                         first.get_or_insert_with(Instant::now);
                     }
                     Some(Err(Refusal::Passing)) => {}
+                    Some(Err(Refusal::NoRoom)) => self.world.account().no_room(),
                     Some(Err(Refusal::SessionExpired)) => {
                         self.world.account().expired(self.writer, number);
                         return Ok(false);
@@ -142,8 +143,9 @@ impl Copier<'_> {
                 let answer = answer.into_inner();
                 ack(&answer.response, answer.log_index, answer.state_digest).map_err(Refusal::Wrong)
             }
+            Ok(Err(status)) if is(&status, ErrorReason::DiskFull) => Err(Refusal::NoRoom),
             Ok(Err(status)) if is_passing(&status) => Err(Refusal::Passing),
-            Ok(Err(status)) if is_expiry(&status) => Err(Refusal::SessionExpired),
+            Ok(Err(status)) if is(&status, ErrorReason::SessionExpired) => Err(Refusal::SessionExpired),
             Ok(Err(status)) => Err(Refusal::Wrong(anyhow::anyhow!("{endpoint}: {status}"))),
         }
     }
@@ -153,6 +155,8 @@ impl Copier<'_> {
 enum Refusal {
     /// It is away, or can't serve now.
     Passing,
+    /// The primary's disk is full: it was not executed.
+    NoRoom,
     SessionExpired,
     /// What has no place here.
     Wrong(anyhow::Error),
@@ -165,13 +169,14 @@ fn unreachable(error: replicator_client::Error) -> Status {
 /// Whether another attempt may succeed. A connection that breaks is told with various codes.
 fn is_passing(status: &Status) -> bool {
     let passing = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
-    passing.contains(&status.code()) || (status.code() == Code::Internal && reason(status).is_none())
+    passing.contains(&status.code())
+        || is(status, ErrorReason::DiskFull)
+        || (status.code() == Code::Internal && reason(status).is_none())
 }
 
-fn is_expiry(status: &Status) -> bool {
+fn is(status: &Status, expected: ErrorReason) -> bool {
     // A status names its reason without the prefix.
-    reason(status).and_then(|name| ErrorReason::from_str_name(&format!("ERROR_REASON_{name}")))
-        == Some(ErrorReason::SessionExpired)
+    reason(status).and_then(|name| ErrorReason::from_str_name(&format!("ERROR_REASON_{name}"))) == Some(expected)
 }
 
 fn reason(status: &Status) -> Option<String> {
@@ -187,13 +192,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expired_session_is_told_from_other_refusals() {
-        let status = |reason: &str| {
+    fn reasons_are_told_from_each_other() {
+        let status = |code, reason: &str| {
             let details = ErrorDetails::with_error_info(reason, "replicator", HashMap::new());
-            Status::with_error_details(Code::NotFound, "gone", details)
+            Status::with_error_details(code, "why", details)
         };
-        assert!(is_expiry(&status("SESSION_EXPIRED")));
-        assert!(!is_expiry(&status("SEQUENCE_GAP")));
-        assert!(!is_expiry(&Status::not_found("no details")));
+        let expired = status(Code::NotFound, "SESSION_EXPIRED");
+        assert!(is(&expired, ErrorReason::SessionExpired) && !is_passing(&expired));
+        assert!(!is(&status(Code::NotFound, "SEQUENCE_GAP"), ErrorReason::SessionExpired));
+        assert!(!is(&Status::not_found("no details"), ErrorReason::SessionExpired));
+        assert!(is_passing(&status(Code::ResourceExhausted, "DISK_FULL")), "it may be repeated");
+        assert!(!is_passing(&status(Code::ResourceExhausted, "WINDOW_FULL")), "no writer comes near that");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{chance::Chance, rounds::Arena};
+use super::{arena::Arena, chance::Chance};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -23,13 +23,47 @@ pub(super) enum Fault {
     StopPrimary,
     /// Hand the primary's part to another replica, as `replicator member transfer` does, and measure for how long nothing is acknowledged
     Transfer,
+    /// kill -9 one node, delete its folder, and start it again: a new disk, which joins under load; often another fault strikes meanwhile.
+    /// Chosen only with --wipe, or if it is named here
+    Wipe,
+    /// Fill the disk of the primary, of another node or of all, for a second or two; often another fault strikes meanwhile. Needs root.
+    /// Chosen only with --full-disk, or if it is named here
+    FullDisk,
 }
 
 impl Fault {
+    /// Those that strike unless others are asked for: they take nothing away for ever, and need nothing of the machine.
+    const USUAL: [Self; 8] = [
+        Self::Kill,
+        Self::Primary,
+        Self::Replica,
+        Self::Again,
+        Self::All,
+        Self::Stop,
+        Self::StopPrimary,
+        Self::Transfer,
+    ];
+
+    /// The ones that may be chosen: those named, the usual ones if none is, and these two if they are wanted.
+    pub(super) fn allowed(named: &[Self], wipe: bool, full_disk: bool) -> Vec<Self> {
+        let mut allowed = if named.is_empty() { Self::USUAL.to_vec() } else { named.to_vec() };
+        allowed.extend([(wipe, Self::Wipe), (full_disk, Self::FullDisk)].iter().filter(|f| f.0).map(|f| f.1));
+        // In an order that doesn't depend on how they were asked for, as the seed chooses by place.
+        allowed.sort_unstable();
+        allowed.dedup();
+        allowed
+    }
+
     /// How often it is chosen, among the others that may be.
     fn weight(self) -> usize {
         match self {
-            Self::Kill | Self::Primary | Self::Replica | Self::StopPrimary | Self::Transfer => 3,
+            Self::Kill
+            | Self::Primary
+            | Self::Replica
+            | Self::StopPrimary
+            | Self::Transfer
+            | Self::Wipe
+            | Self::FullDisk => 3,
             Self::Again | Self::Stop => 2,
             Self::All => 1,
         }
@@ -48,12 +82,23 @@ impl Fault {
         unreachable!("the draw is below the sum of the weights")
     }
 
+    /// Another fault, perhaps, for the time in which this one lasts. Never a second loss of a disk, nor one that starts a node on a full disk.
+    pub(super) fn choose_second(self, allowed: &[Self], chance: &mut Chance) -> Option<Self> {
+        let mut seconds = allowed.to_vec();
+        match self {
+            Self::Wipe => seconds.retain(|&second| second != Self::Wipe),
+            Self::FullDisk => seconds.retain(|second| ![Self::Wipe, Self::FullDisk, Self::Again].contains(second)),
+            _ => return None,
+        }
+        (chance.coin() && !seconds.is_empty()).then(|| Self::choose(&seconds, chance))
+    }
+
     /// Does it. Afterwards nodes may be dead or standing still: the round heals them.
     ///
     /// Draws the same from `chance` whatever the cluster does, so that a seed stands for one plan.
     pub(super) async fn strike(self, arena: &mut Arena<'_>, chance: &mut Chance) -> anyhow::Result<()> {
         let nodes = arena.nodes();
-        let minority = (nodes - 1) / 2;
+        let minority = arena.minority();
         let victims = chance.some(1 + chance.clone().below(minority.max(1)), nodes);
         let (short, under_load, patient) = (chance.millis(0..=150), chance.millis(100..=500), chance.coin());
         match self {
@@ -114,6 +159,28 @@ impl Fault {
                 pause(short).await;
                 arena.transfer(victims[0]).await?;
             }
+            Self::Wipe => {
+                let (of_primary, seen) = (chance.below(3) == 0, chance.millis(0..=6_000));
+                let victim = if of_primary { arena.primary().await? } else { victims[0] };
+                arena.wipe(victim).await?;
+                arena.goes_on(patient && minority > 0).await?;
+                pause(short).await;
+                arena.start(victim)?;
+                // Before it is let in, while it catches up, or when it has.
+                arena.while_catching_up(seen).await;
+            }
+            Self::FullDisk => {
+                let (whose, time) = (chance.below(3), chance.millis(1_000..=2_000));
+                let primary = arena.primary().await?;
+                let other = (primary + 1 + victims[0] % (nodes - 1)) % nodes;
+                match whose {
+                    0 => arena.fill(&[primary])?,
+                    1 => arena.fill(&[other])?,
+                    _ => arena.fill(&(0..nodes).collect::<Vec<_>>())?,
+                }
+                // A node that isn't the primary may be left behind for it.
+                arena.stay_full(time, whose == 1 && patient && minority > 0).await?;
+            }
         }
         Ok(())
     }
@@ -138,5 +205,33 @@ mod tests {
         chosen.dedup();
         assert_eq!(chosen, Fault::value_variants());
         assert!((0..100).all(|_| Fault::choose(&[Fault::All, Fault::Stop], &mut chance) != Fault::Kill));
+    }
+
+    #[test]
+    fn disks_are_lost_or_full_only_if_that_is_asked_for() {
+        let usual = Fault::allowed(&[], false, false);
+        assert!(!usual.contains(&Fault::Wipe) && !usual.contains(&Fault::FullDisk));
+        assert_eq!(usual.len() + 2, Fault::value_variants().len(), "a new fault has no place yet");
+        assert_eq!(Fault::allowed(&[], true, true), Fault::value_variants());
+        assert_eq!(Fault::allowed(&[Fault::Wipe, Fault::Kill], true, false), [Fault::Kill, Fault::Wipe]);
+    }
+
+    #[test]
+    fn a_second_fault_loses_no_second_disk() {
+        let mut chance = Chance::new(2, 0);
+        let mut seconds = |first: Fault| -> Vec<Fault> {
+            let all = Fault::value_variants();
+            let mut seconds: Vec<Fault> = (0..500).filter_map(|_| first.choose_second(all, &mut chance)).collect();
+            seconds.sort_unstable();
+            seconds.dedup();
+            seconds
+        };
+        let rest = |without: &[Fault]| -> Vec<Fault> {
+            Fault::value_variants().iter().copied().filter(|fault| !without.contains(fault)).collect()
+        };
+        assert_eq!(seconds(Fault::Wipe), rest(&[Fault::Wipe]));
+        assert_eq!(seconds(Fault::FullDisk), rest(&[Fault::Wipe, Fault::FullDisk, Fault::Again]));
+        assert_eq!(seconds(Fault::Kill), []);
+        assert_eq!(Fault::Wipe.choose_second(&[Fault::Wipe], &mut chance), None);
     }
 }

@@ -1,4 +1,5 @@
-//! `replicator torture`: nodes die and stand still under load, again and again, and afterwards every request, read and push is accounted for.
+//! `replicator torture`: nodes die, stand still, lose their disks and fill them under load, again and again, and afterwards every request, read
+//! and push is accounted for.
 //!
 //! The load is the journal module's: writers number their requests, so that at the end it is known of each whether it was lost or
 //! doubled. A seed decides what is done to the cluster and when; what the machine's scheduling does in between, it can't decide.
@@ -6,13 +7,18 @@
 mod account;
 #[cfg(test)]
 mod account_tests;
+mod arena;
+mod catch_ups;
 mod chance;
 mod copies;
+mod disks;
 mod faults;
 mod listeners;
+mod members;
 mod numbers;
 mod report;
 mod rounds;
+mod usage;
 mod world;
 mod writers;
 
@@ -28,16 +34,18 @@ use replicator_client::{Client, Consistency};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
+    arena::Deeds,
     chance::Chance,
+    disks::Disks,
     faults::Fault,
     listeners::{Reading, read, subscribe},
     report::Report,
-    rounds::Played,
+    usage::Usage,
     world::{Tasks, World, failure},
 };
 use super::{
     Failure, Output,
-    cluster::{Cluster, PATIENCE, Place, Setup, bundled_module},
+    cluster::{Cluster, PATIENCE, Place, Setup, Storage, bundled_module},
     journal::Runs,
     output::Format,
     shape::{ModeFlags, Shape},
@@ -47,6 +55,8 @@ use super::{
 /// Without a terminal, so often a line says how far it is.
 const LINE_EACH: u32 = 10;
 const POLL: Duration = Duration::from_millis(20);
+/// Where disks are lost or full: bytes of log between two images, the fewest that can be, so that logs are purged within a second.
+const IMAGE_LOG_BYTES: u64 = 64 << 10;
 
 /// What the readers ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -68,8 +78,9 @@ impl From<Reads> for Consistency {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code 0: nothing acknowledged was lost or doubled, no read was stale, every push came, all replicas are equal.
-3: one of that is not so. 1: it could not be told, or the cluster made no progress. Then the nodes' folders and logs are kept.
+    after_help = "Exit code 0: nothing acknowledged was lost or doubled, no read was stale, every push came, all replicas are equal,
+and every replica that was started again told how it caught up. 3: one of that is not so. 1: it could not be told, or the cluster made no progress. Then
+the nodes' folders and logs are kept. 2: wrong usage, or disks for --full-disk can't be mounted.
 
   acknowledged  requests answered, each exactly once
   lost          acknowledged, and not there at the end
@@ -79,7 +90,11 @@ impl From<Reads> for Consistency {
   missing       executed, and never pushed to the subscriber
   phantom       there or pushed, though never sent, or refused as without effect
   disordered    answers or pushes whose places in the log contradict each other
-  expired       sessions that were said to have expired, long before they could"
+  expired       sessions that were said to have expired, long before they could
+  refused       answers of a node that the primary's disk is full, to copies: not executed, and sent again
+
+A wipe waits until all nodes are full members, voters and in the chain, so that what the deleted folder held is elsewhere too; the next one waits until
+its node is. With --wipe or --full-disk the nodes take images after each 64 KiB of log, so that those who come back often find the log gone."
 )]
 pub(super) struct TortureArgs {
     #[command(flatten)]
@@ -96,9 +111,15 @@ pub(super) struct TortureArgs {
     /// Writers, each with a session of its own, in turn: a pipeline, unary calls, shared streams, and copies to all nodes at once
     #[arg(long, value_name = "W", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
     writers: u16,
-    /// Which faults may be chosen. Default: all
+    /// Which faults may be chosen. Default: all but the last two
     #[arg(long, value_name = "FAULT,…", value_enum, value_delimiter = ',')]
     faults: Vec<Fault>,
+    /// Delete a node's folder now and then: one at a time, a witness's too
+    #[arg(long)]
+    wipe: bool,
+    /// Fill nodes' disks now and then: each has a small one of its own (tmpfs), which only root can mount
+    #[arg(long)]
+    full_disk: bool,
     /// What reads ask for. With local ones, stale reads are expected: they show that stale ones are found
     #[arg(long, value_enum, default_value_t = Reads::Linearizable)]
     consistency: Reads,
@@ -112,18 +133,29 @@ pub(super) struct TortureArgs {
 impl TortureArgs {
     /// The command that does the same again.
     fn again(&self, shape: &Shape, seed: u64) -> String {
-        let Self { rounds, writers, faults, consistency, .. } = self;
+        let Self { rounds, writers, faults, wipe, full_disk, consistency, .. } = self;
         let shape = shape.flags();
         let mut command = format!("replicator torture {shape} --rounds {rounds} --seed {seed} --writers {writers}");
         if !faults.is_empty() {
             let names = faults.iter().filter_map(|fault| Some(fault.to_possible_value()?.get_name().to_owned()));
             command = format!("{command} --faults {}", names.collect::<Vec<_>>().join(","));
         }
-        if *consistency == Reads::Local {
-            command.push_str(" --consistency local");
-        }
+        let flags =
+            [(*wipe, " --wipe"), (*full_disk, " --full-disk"), (*consistency == Reads::Local, " --consistency local")];
+        flags.iter().filter(|(given, _)| *given).for_each(|(_, flag)| command.push_str(flag));
         command
     }
+
+    /// The faults that may be chosen.
+    fn allowed(&self) -> Vec<Fault> {
+        Fault::allowed(&self.faults, self.wipe, self.full_disk)
+    }
+}
+
+/// How the nodes use their disks while such faults strike.
+fn storage(faults: &[Fault]) -> Storage {
+    let (wipe, full_disk) = (faults.contains(&Fault::Wipe), faults.contains(&Fault::FullDisk));
+    Storage { image_log_bytes: (wipe || full_disk).then_some(IMAGE_LOG_BYTES), within_disks: full_disk }
 }
 
 pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
@@ -137,6 +169,10 @@ pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
             "a cluster that goes on after a death has at least 3 nodes, witnesses counted".into(),
         ));
     }
+    let faults = args.allowed();
+    if faults.contains(&Fault::Wipe) && shape.replicas < 2 {
+        return Err(Failure::Usage("the only replica's folder can't be wiped: what it holds is nowhere else".into()));
+    }
     let again = args.again(&shape, seed);
     // With JSON, standard output is for that alone.
     match args.output.output {
@@ -146,15 +182,29 @@ pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let place = Place::Temporary { within: args.data_dir.as_deref(), command: "torture" };
-    let mut cluster = Cluster::prepare(Setup { shape, place })?;
+    let storage = storage(&faults);
+    let mut cluster = Cluster::prepare_with(Setup { shape, place }, storage)?;
+    let disks = match storage.within_disks.then(|| mount_disks(&cluster)).transpose() {
+        Ok(disks) => disks,
+        Err(refused) => {
+            cluster.remove_temporary();
+            return Err(refused);
+        }
+    };
     let ended = tokio::select! {
-        ended = torture(&args, &shape, seed, &mut cluster) => ended,
+        ended = torture(&args, &shape, seed, &faults, &mut cluster, disks.as_ref()) => ended,
         _ = interrupt.recv() => Err(anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow!("terminated")),
     };
     let fallen = cluster.fallen();
     cluster.stop().await;
-    let kept = format!("the nodes' folders and logs are kept in {}; again: {again}", cluster.dir().display());
+    let mut kept = format!("the nodes' folders and logs are kept in {}; again: {again}", cluster.dir().display());
+    let is_clean = fallen.is_empty() && ended.as_ref().is_ok_and(Report::is_clean);
+    if let Some(disks) = disks.filter(|_| !is_clean)
+        && let Err(error) = disks.keep()
+    {
+        kept = format!("{kept}; not all of them, though: {error:#}");
+    }
     let report = match ended {
         Ok(report) => report,
         Err(error) if fallen.is_empty() => return Err(Failure::Failed(error.context(kept))),
@@ -171,13 +221,30 @@ pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+fn mount_disks(cluster: &Cluster) -> Result<Disks, Failure> {
+    let folders = (0..cluster.len()).map(|index| cluster.node_dir(index)).collect();
+    Disks::mount(folders).map_err(|error| {
+        Failure::Usage(format!(
+            "can't mount a small disk (tmpfs) for each node, which filling disks needs: {error}. Run it as root, where mounting is allowed, or leave \
+             out --full-disk"
+        ))
+    })
+}
+
 fn random_seed() -> anyhow::Result<u64> {
     let mut seed = [0; 4]; // Short enough to be typed.
     getrandom::fill(&mut seed).map_err(|error| anyhow!("no random bytes: {error}"))?;
     Ok(u32::from_le_bytes(seed).into())
 }
 
-async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Cluster) -> anyhow::Result<Report> {
+async fn torture(
+    args: &TortureArgs,
+    shape: &Shape,
+    seed: u64,
+    faults: &[Fault],
+    cluster: &mut Cluster,
+    disks: Option<&Disks>,
+) -> anyhow::Result<Report> {
     let began = Instant::now();
     cluster.start_all().await?;
     cluster.found(&bundled_module("journal")?).await?;
@@ -202,22 +269,23 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
         }
     }
 
-    let mut outages = Vec::new();
+    let mut deeds = Deeds::default();
+    let usage = Usage::default();
+    let mut watchers = Tasks::new();
+    usage.watch(cluster, &mut watchers);
     let rounds = async {
         rounds::advance(&world).await?;
         let progress = Progress::start(args.rounds);
         for round in 0..args.rounds {
             conductor.move_subscribers();
-            let faults = if args.faults.is_empty() { Fault::value_variants() } else { &args.faults };
             let chance = Chance::new(seed, round.into());
-            let played = rounds::play(cluster, &world, faults, chance).await;
-            let Played { deeds, outage } = played.with_context(|| format!("round {}", round + 1))?;
-            outages.extend(outage);
+            let played = rounds::play(cluster, disks, &world, faults, chance, &mut deeds).await;
+            let told = played.with_context(|| format!("round {}", round + 1))?;
             let fallen = cluster.fallen();
             if !fallen.is_empty() {
-                bail!("in round {}, after {deeds}: {}", round + 1, fallen.join(", "));
+                bail!("in round {}, after {told}: {}", round + 1, fallen.join(", "));
             }
-            progress.round(round + 1, &deeds, world.account().progress().iter().sum());
+            progress.round(round + 1, &told, world.account().progress().iter().sum());
         }
         anyhow::Ok(())
     };
@@ -242,6 +310,7 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
         error = failure(&mut listeners) => return Err(error),
     };
     listeners.shutdown().await;
+    watchers.shutdown().await;
     let (tally, told) = world.into_account()?.close(&held);
     Ok(Report {
         seed,
@@ -252,7 +321,9 @@ async fn torture(args: &TortureArgs, shape: &Shape, seed: u64, cluster: &mut Clu
         tally,
         told,
         verdict,
-        outages,
+        deeds,
+        images: usage.images(),
+        folder_bytes_max: usage.folder_bytes_max(),
         seconds: began.elapsed().as_secs_f64(),
     })
 }
@@ -286,12 +357,12 @@ impl Progress {
         Self(bar)
     }
 
-    fn round(&self, round: u32, deeds: &str, acknowledged: u64) {
+    fn round(&self, round: u32, told: &str, acknowledged: u64) {
         self.0.set_position(round.into());
-        self.0.set_message(format!("{acknowledged} acknowledged; {deeds}"));
+        self.0.set_message(format!("{acknowledged} acknowledged; {told}"));
         let rounds = self.0.length().unwrap_or_default();
         if self.0.is_hidden() && (round.is_multiple_of(LINE_EACH) || u64::from(round) == rounds) {
-            eprintln!("round {round} of {rounds}: {acknowledged} acknowledged; last: {deeds}");
+            eprintln!("round {round} of {rounds}: {acknowledged} acknowledged; last: {told}");
         }
     }
 }

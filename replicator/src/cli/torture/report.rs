@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     account::Tally,
-    rounds::{Cause, Outage},
+    arena::{Cause, Deeds},
 };
 use crate::cli::{
     output::{self, Format},
@@ -27,15 +27,56 @@ pub(super) struct Report {
     /// Defects in words, the first ones.
     pub(super) told: Vec<String>,
     pub(super) verdict: Verdict,
-    /// For how long nothing was acknowledged, where that was measured.
-    pub(super) outages: Vec<Outage>,
+    /// What was done, and measured meanwhile.
+    pub(super) deeds: Deeds,
+    /// Images that nodes took, or got from others.
+    pub(super) images: usize,
+    /// The most bytes that a node's data took on its disk.
+    pub(super) folder_bytes_max: u64,
     pub(super) seconds: f64,
 }
 
 impl Report {
     /// Whether everything held.
     pub(super) fn is_clean(&self) -> bool {
-        self.tally.is_clean() && self.replicas_are_equal()
+        self.tally.is_clean() && self.replicas_are_equal() && self.deeds.catch_ups.is_clean() && self.disks_were_full()
+    }
+
+    /// Whether nodes noticed that disks were full, if some were: else the fault did nothing. Not each has to, as a log has files made ahead.
+    fn disks_were_full(&self) -> bool {
+        self.deeds.filled == 0 || self.deeds.noticed > 0
+    }
+
+    /// Defects in words.
+    fn defects(&self) -> Vec<String> {
+        let full = "disks were filled, and no node said that its disk is full".to_owned();
+        let full = (!self.disks_were_full()).then_some(full);
+        self.told.iter().chain(&self.deeds.catch_ups.told).cloned().chain(full).collect()
+    }
+
+    /// How restarted replicas caught up, and what their disks had.
+    fn recovery_lines(&self) -> Vec<String> {
+        let Deeds { catch_ups, refused_transfers, wiped, filled, noticed, .. } = &self.deeds;
+        let mut lines = vec![format!(
+            "replicas that were started again caught up by the log: {}; by the whole state: {}; {} seen; no node's folder took more than {}",
+            catch_ups.log,
+            catch_ups.whole_state,
+            output::count(self.images, "image"),
+            output::bytes(self.folder_bytes_max)
+        )];
+        if *refused_transfers > 0 {
+            lines.push(format!("hand-overs refused: {refused_transfers}"));
+        }
+        if *wiped > 0 {
+            lines.push(format!("folders deleted: {wiped}"));
+        }
+        if *filled > 0 {
+            let refused = self.tally.refused;
+            lines.push(format!(
+                "disks filled: {filled}, noticed by their nodes: {noticed}; copies refused because of it: {refused}"
+            ));
+        }
+        lines
     }
 
     fn replicas_are_equal(&self) -> bool {
@@ -52,7 +93,7 @@ impl Report {
 
     /// Those of one cause, in the order in which they were measured.
     fn outages(&self, cause: Cause) -> Vec<Duration> {
-        self.outages.iter().filter(|outage| outage.cause == cause).map(|outage| outage.length).collect()
+        self.deeds.outages.iter().filter(|outage| outage.cause == cause).map(|outage| outage.length).collect()
     }
 
     fn outages_ms(&self, cause: Cause) -> Vec<u128> {
@@ -60,19 +101,35 @@ impl Report {
     }
 
     pub(super) fn print(&self, format: Format) -> anyhow::Result<()> {
-        let Tally { acknowledged, lost, doubled, unknown, stale, reads, pushes, missing, phantom, disordered, expired } =
-            self.tally;
+        let Tally {
+            acknowledged,
+            lost,
+            doubled,
+            unknown,
+            stale,
+            reads,
+            pushes,
+            missing,
+            phantom,
+            disordered,
+            expired,
+            refused,
+        } = self.tally;
+        let Deeds { catch_ups, refused_transfers, wiped, filled, noticed, .. } = &self.deeds;
         match format {
             Format::Json => output::print_json(&json!({
                 "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
                 "acknowledged": acknowledged, "lost": lost, "doubled": doubled, "unknown": unknown, "stale": stale, "reads": reads,
                 "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered, "expired": expired,
                 "outages_ms": self.outages_ms(Cause::Death), "transfer_outages_ms": self.outages_ms(Cause::Transfer),
-                "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.told, "seconds": self.seconds,
+                "catch_ups": { "log": catch_ups.log, "whole_state": catch_ups.whole_state, "untold": catch_ups.untold },
+                "images": self.images, "folder_bytes_max": self.folder_bytes_max,
+                "refused_transfers": refused_transfers, "wiped": wiped, "disks_filled": filled, "full_disks_noticed": noticed, "refused": refused,
+                "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.defects(), "seconds": self.seconds,
             })),
             Format::Table => {
                 let red = output::paint(AnsiColor::Red);
-                for defect in &self.told {
+                for defect in self.defects() {
                     writeln!(anstream::stdout(), "{red}✗{red:#} {defect}")?;
                 }
                 let colour = output::paint(if self.is_clean() { AnsiColor::Green } else { AnsiColor::Red });
@@ -97,6 +154,9 @@ impl Report {
                         output::count(sorted.len(), one),
                         longest.as_millis()
                     );
+                }
+                for line in self.recovery_lines() {
+                    println!("{line}");
                 }
                 println!("{}", self.verdict);
                 Ok(())
