@@ -13,6 +13,7 @@ mod log;
 mod meta;
 mod module_store;
 mod node_dir;
+mod saved;
 mod sealed_file;
 mod snapshot;
 mod verify;
@@ -26,6 +27,7 @@ pub use log::{Durable, Log, LogEnds, LogRoom, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
 pub use node_dir::{NodeDir, restrict_umask};
+pub use saved::{SavedHead, SavedModule, SavedOrigin, SavedSnapshot, SavedSource, SavedWriter};
 pub use snapshot::{
     SnapshotData, SnapshotEntry, SnapshotInfo, SnapshotManifest, SnapshotOptions, SnapshotPiece, SnapshotReader,
     SnapshotReceiver, SnapshotStore, SnapshotWriter,

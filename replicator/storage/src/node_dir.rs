@@ -94,6 +94,34 @@ impl NodeDir {
         }
     }
 
+    /// Makes the folder of a node that is to be restored, with a new disk id and what `plan` makes of that id, as its recovery: until that has ended
+    /// it is no node's. A folder whose recovery was begun is opened as it is. Takes the exclusive lock; durable on return.
+    ///
+    /// # Errors
+    /// [`StorageError::NotEmpty`] if the folder holds anything else; [`StorageError::Locked`] and [`StorageError::Damaged`] as [`Self::open`].
+    pub fn open_for_restore(
+        path: impl Into<PathBuf>,
+        node: &str,
+        plan: impl FnOnce(DiskId) -> Vec<u8>,
+    ) -> Result<Self, StorageError> {
+        let path = path.into();
+        if let Some(what) = content(&path)?.filter(|_| !path.join(meta::META_FILE).is_file()) {
+            return Err(StorageError::NotEmpty { path, what });
+        }
+        let lock = enter(&path)?;
+        if let Some(meta) = meta::read(&path)? {
+            if meta.recovery.is_none() {
+                let what = format!("the node {:?}", meta.node);
+                return Err(StorageError::NotEmpty { path, what });
+            }
+            return Ok(Self::of(path, meta, false, lock));
+        }
+        let disk = DiskId(random(&path)?);
+        let meta = Meta { recovery: Some(plan(disk)), ..Meta::new(node, disk) };
+        meta::write(&path, &meta)?;
+        Ok(Self::of(path, meta, true, lock))
+    }
+
     fn of(path: PathBuf, meta: Meta, created: bool, lock: DirLock) -> Self {
         let current = RwLock::new(Arc::new(meta.clone()));
         let state = Mutex::new(State { meta, failed: None });
@@ -287,16 +315,21 @@ fn enter(path: &Path) -> Result<DirLock, StorageError> {
 
 /// Makes the meta of a blank folder.
 fn create(path: &Path, node: &str) -> Result<Meta, StorageError> {
-    let leftover = format!("{}.{}", meta::META_FILE, atomic_file::TEMPORARY);
-    let others: Vec<_> =
-        atomic_file::names(path)?.into_iter().filter(|name| is_content(name) && *name != leftover).collect();
-    if !others.is_empty() {
-        let what = format!("the file is missing, though the folder holds {}", others.join(", "));
+    if let Some(others) = content(path)? {
+        let what = format!("the file is missing, though the folder holds {others}");
         return Err(StorageError::damaged(path.join(meta::META_FILE), None, what));
     }
     let meta = Meta::new(node, DiskId(random(path)?));
     meta::write(path, &meta)?;
     Ok(meta)
+}
+
+/// What the folder holds that no blank one does; `None`: nothing.
+fn content(path: &Path) -> Result<Option<String>, StorageError> {
+    let leftover = format!("{}.{}", meta::META_FILE, atomic_file::TEMPORARY);
+    let names = atomic_file::names(path)?.into_iter();
+    let content: Vec<_> = names.filter(|name| is_content(name) && *name != leftover).collect();
+    Ok((!content.is_empty()).then(|| content.join(", ")))
 }
 
 /// Whether a name in the folder is a node's content, and not what may lie in a blank one.

@@ -21,7 +21,10 @@ use std::{
 
 use replicator_types::Position;
 
-pub(crate) use self::folder::check as check_folder;
+pub(crate) use self::{
+    flusher::Flusher,
+    folder::{check as check_folder, entries},
+};
 pub use self::{
     folder::SnapshotEntry,
     manifest::{SnapshotInfo, SnapshotManifest},
