@@ -18,6 +18,7 @@ mod reads;
 mod recovery;
 mod requests;
 mod restart;
+mod restoring;
 mod startup;
 mod status;
 mod subscriptions;
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     applier::AppliedState,
     founding::Founding,
-    images::{CatchUp, ImageUnusable},
+    images::{CatchUp, ImageUnusable, Saving},
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
@@ -44,6 +45,7 @@ pub use self::{
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     restart::Restart,
+    restoring::{Restore, RestoreError, Restored},
     startup::StartError,
     status::{Condition, Status},
     subscriptions::{Event, Subscribed, Target},

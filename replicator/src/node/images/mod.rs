@@ -1,10 +1,12 @@
 //! Images on this node: the machine's whole state, kept in the folder, so that the log before it may go and a new disk needn't replay it.
 //!
 //! They are taken while the machine goes on ([`taking`]), fetched from peers where the log doesn't reach ([`fetching`]) and given to peers
-//! ([`serving`]). Two are kept, and the log from the older one on: a follower that was away for a while needs only the log, and a damaged
+//! ([`serving`]), or to an operator who keeps them elsewhere ([`saving`]). Two are kept, and the log from the older one on: a follower that was away for a while needs only the log, and a damaged
 //! image costs a longer replay.
 
 mod fetching;
+mod pace;
+mod saving;
 mod serving;
 mod taking;
 
@@ -19,6 +21,7 @@ use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOption
 use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{runtime::Handle, sync::watch};
 
+pub use self::saving::Saving;
 pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
