@@ -60,9 +60,10 @@ pub(super) fn run(command: LogCommand) -> Result<(), Failure> {
 /// A folder that nobody can look at isn't damaged.
 pub(super) fn unreadable(error: StorageError) -> Failure {
     match error {
-        StorageError::Damaged { .. } | StorageError::DamagedSnapshot { .. } | StorageError::Version { .. } => {
-            Failure::Damage(error.into())
-        }
+        StorageError::Damaged { .. }
+        | StorageError::DamagedSnapshot { .. }
+        | StorageError::DamagedSave { .. }
+        | StorageError::Version { .. } => Failure::Damage(error.into()),
         other => Failure::Failed(other.into()),
     }
 }
