@@ -18,5 +18,6 @@ mod inspect;
 mod kill;
 mod model;
 mod scratch;
+mod saved;
 mod segments;
 mod torn;
