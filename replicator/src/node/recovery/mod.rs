@@ -155,7 +155,7 @@ impl Recovery {
         Ok(self.plan.outcome(&self.dir.meta().node))
     }
 
-    fn run(&self, steps: &[Step]) -> Result<(), StorageError> {
+    pub(super) fn run(&self, steps: &[Step]) -> Result<(), StorageError> {
         steps.iter().try_for_each(|step| self.plan.take(*step, &self.dir))
     }
 }
