@@ -9,15 +9,15 @@ use replicator_client::{
     ErrorReason as Reason,
     proto::{Cursor, SubscribeRequest, SubscribeResponse, subscribe_response::Item},
 };
-use replicator_tests::{Cluster, Scenario, Writes, module, reason, scenario};
+use replicator_tests::{Cluster, Scenario, Writes, module, reason, scenario, until};
 use tonic::{Code, Status, Streaming};
 
 const MODES: [&str; 2] = ["majority", "chain"];
 
-/// Three replicas whose images follow some hundred requests after one another.
-async fn cluster(s: &Scenario, mode: &str, flags: &[&str]) -> Result<Cluster> {
+/// Three replicas whose images follow some hundred requests after one another, with these settings of images too.
+async fn cluster(s: &Scenario, mode: &str, images: &str, flags: &[&str]) -> Result<Cluster> {
     let witnesses = if mode == "chain" { 2 } else { 0 };
-    let settings = format!("mode = \"{mode}\"\n[images]\nlog_bytes = 65536\n");
+    let settings = format!("mode = \"{mode}\"\n[images]\nlog_bytes = 65536\n{images}");
     let mut cluster = s.prepare_with(3, witnesses, &settings).await?;
     cluster.start_all().await?;
     cluster.init(&module("counter"), flags).await?;
@@ -40,7 +40,10 @@ async fn next_push(events: &mut Events) -> Result<(Cursor, usize)> {
             Item::Push(push) => {
                 let text = String::from_utf8_lossy(&push.payload).into_owned();
                 let number = text.strip_prefix("written ").and_then(|number| number.parse().ok());
-                return Ok((push.cursor.context("no cursor")?, number.with_context(|| format!("{text:?} was pushed"))?));
+                return Ok((
+                    push.cursor.context("no cursor")?,
+                    number.with_context(|| format!("{text:?} was pushed"))?,
+                ));
             }
             Item::Ephemeral(push) => bail!("no query pushes: {push:?}"),
         }
@@ -86,7 +89,7 @@ async fn wipe(cluster: &mut Cluster, replica: usize, index: u64) -> Result<()> {
 fn subscriber_resumes_at_a_node_that_has_its_pushes_from_an_image_alone() {
     scenario(async |s| {
         for mode in MODES {
-            let mut cluster = cluster(s, mode, &[]).await?;
+            let mut cluster = cluster(s, mode, "", &[]).await?;
             let lineage = cluster.status(2).await?.lineage;
             let mut events = subscribe(&cluster, 2, None).await??;
             let writes = Writes::start(&cluster, 0).await?;
@@ -123,7 +126,7 @@ fn subscriber_resumes_at_a_node_that_has_its_pushes_from_an_image_alone() {
 fn places_no_longer_kept_are_the_same_at_a_node_that_came_back_by_an_image() {
     scenario(async |s| {
         for mode in MODES {
-            let mut cluster = cluster(s, mode, &["--retained-push-bytes", "20000"]).await?;
+            let mut cluster = cluster(s, mode, "", &["--retained-push-bytes", "20000"]).await?;
             let lineage = cluster.status(0).await?.lineage;
             let writes = Writes::start(&cluster, 0).await?;
             writes.advance(100).await?;
@@ -155,6 +158,36 @@ fn places_no_longer_kept_are_the_same_at_a_node_that_came_back_by_an_image() {
             }
             ensure!(oldest.iter().all(|kept| *kept == oldest[0]), "{mode}: kept from {oldest:?} on");
             ensure!(oldest[0] > 100, "{mode}: all is kept, and nothing was tried");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn subscriber_from_now_on_at_a_node_that_catches_up_is_told_nothing_of_before() {
+    scenario(async |s| {
+        for mode in MODES {
+            // Slow, so that the node is asked while the image is still on its way.
+            let images = "transfer_bytes_per_sec = 20000\n";
+            let mut cluster = cluster(s, mode, images, &["--retained-push-bytes", "20000"]).await?;
+            let writes = Writes::start(&cluster, 0).await?;
+            purged(&cluster, &[0, 1, 2], 1_000).await?;
+            cluster.kill(&[2])?;
+            fs::remove_dir_all(&cluster[2].data_dir)?;
+            cluster[2].start(&[])?;
+            cluster.wait_answers(2).await?;
+            let (acknowledged, mut events) = until("the node takes a subscription", async || {
+                let acknowledged = writes.acknowledged();
+                Ok((acknowledged, subscribe(&cluster, 2, None).await??))
+            })
+            .await?;
+            let first = next_push(&mut events).await?.1;
+            ensure!(first > acknowledged, "{mode}: it begins with {first}, after {acknowledged} were acknowledged");
+            for number in first + 1..first + 100 {
+                let (at, found) = next_push(&mut events).await?;
+                ensure!(found == number, "{mode}: {found} at {at:?} is event {number}");
+            }
+            writes.stop().await?;
         }
         Ok(())
     });

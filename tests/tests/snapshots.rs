@@ -14,8 +14,8 @@ use replicator_client::{
     proto::{Cursor, NodeState, SubscribeRequest, subscribe_response::Item},
 };
 use replicator_tests::{
-    Cluster, Load, OldHistory, Ran, Scenario, Writes, advance, chat, module, prepared, replicator, run, scenario, settle,
-    until,
+    Cluster, Load, OldHistory, Ran, Scenario, Writes, advance, chat, module, prepared, replicator, run, scenario,
+    settle, until,
 };
 use serde_json::{Value, json};
 
@@ -107,8 +107,8 @@ async fn saved_and_restored(s: &Scenario, from: &str, to: &str) -> Result<()> {
     let written = writes.stop().await?;
     let expected = written.iter().filter(|index| **index <= position).count();
     ensure!(before <= expected && expected < written.len(), "{before} {expected} of {}", written.len());
-    let inspected = run(&replicator(), ["snapshot", "inspect", &file.display().to_string(), "-o", "json"], &[]);
-    let inspected = inspected.await?.exits(0)?.json()?;
+    let path = file.display().to_string();
+    let inspected = run(&replicator(), ["snapshot", "inspect", &path, "-o", "json"], &[]).await?.exits(0)?.json()?;
     for key in ["log_index", "cluster_id", "lineage", "state_digest", "data_sha256", "node_id", "modules"] {
         ensure!(inspected[key] == saved[key] && !saved[key].is_null(), "{key}: {inspected} {saved}");
     }
@@ -174,9 +174,9 @@ fn snapshot_of_a_chain_begins_a_majority() {
 /// A request of the journal module.
 fn append(number: u64) -> String {
     let hash = |bytes: &[u8]| {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
     };
     let body = format!("w {number} x");
     format!("append {body} {:016x}", hash(body.as_bytes()))
@@ -223,8 +223,12 @@ fn journal_in_a_restored_cluster_has_lost_and_doubled_nothing_and_goes_on() {
 async fn as_user(s: &Scenario, cluster: &Cluster, name: &str, args: &[&str]) -> Result<Ran> {
     let state = s.dir().join(format!("home-of-{name}")).display().to_string();
     let endpoints = cluster.endpoints();
-    let environment =
-        [("CHAT_ENDPOINTS", endpoints.as_str()), ("CHAT_STATE_DIR", &state), ("CHAT_PASSWORD", name), ("CHAT_DEADLINE", "20")];
+    let environment = [
+        ("CHAT_ENDPOINTS", endpoints.as_str()),
+        ("CHAT_STATE_DIR", &state),
+        ("CHAT_PASSWORD", name),
+        ("CHAT_DEADLINE", "20"),
+    ];
     run(&chat(), [&["-o", "json"], args].concat(), &environment).await
 }
 
@@ -321,16 +325,18 @@ fn killed_restore_leaves_no_node_and_the_same_command_carries_on() {
         let last = format!("{}1999", "x".repeat(55));
         let mut killed_amid = 0;
         // Killed once each of these is there.
-        for (round, sign) in ["lock", "meta", "modules", "snapshots", "snapshots/receiving.image", "log", "configuration"]
-            .into_iter()
-            .enumerate()
+        for (round, sign) in
+            ["lock", "meta", "modules", "snapshots", "snapshots/receiving.image", "log", "configuration"]
+                .into_iter()
+                .enumerate()
         {
             let mode = MODES[round % 2];
             let mut new = blank(s, if sign == "configuration" { "chain" } else { mode }).await?;
             let flags: &[&str] = if new.len() > 3 { &["--witness", "w1,w2"] } else { &[] };
             let config = new[0].config.display().to_string();
             let args = ["snapshot", "restore", &file.display().to_string(), "--config", &config].map(str::to_owned);
-            let mut command = prepared(&replicator(), args.into_iter().chain(flags.iter().map(|f| (*f).to_owned())), &[]);
+            let mut command =
+                prepared(&replicator(), args.into_iter().chain(flags.iter().map(|f| (*f).to_owned())), &[]);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
             let sign = new[0].data_dir.join(sign);
             while !sign.exists() && child.try_wait()?.is_none() {
@@ -392,7 +398,10 @@ fn wrong_files_flags_and_folders_are_refused_and_change_nothing() {
         save(&old, &file, &[]).await?;
         let again = ["snapshot", "save", &path(&file)];
         old.replicator(&again).await?.exits(2)?.complains_of(&["exists already", "--force"])?;
-        old.replicator(&[&again[..], &["--node", "w1", "--force"]].concat()).await?.exits(1)?.complains_of(&["witness"])?;
+        old.replicator(&[&again[..], &["--node", "w1", "--force"]].concat())
+            .await?
+            .exits(1)?
+            .complains_of(&["witness"])?;
         old.replicator(&[&again[..], &["--node", "n9", "--force"]].concat()).await?.exits(1)?.complains_of(&["n9"])?;
         save(&old, &file, &["--force", "--newest"]).await?;
         let nowhere = path(&s.dir().join("no/such/folder/saved"));
@@ -440,7 +449,10 @@ fn wrong_files_flags_and_folders_are_refused_and_change_nothing() {
 
         // Settings of no cluster, and folders with something in them.
         restore(&new, 0, &file, &["--witness", "w9"]).await?.exits(2)?.complains_of(&["w9"])?;
-        restore(&new, 0, &file, &["--mode", "majority", "--witness", "w1"]).await?.exits(2)?.complains_of(&["only a chain"])?;
+        restore(&new, 0, &file, &["--mode", "majority", "--witness", "w1"])
+            .await?
+            .exits(2)?
+            .complains_of(&["only a chain"])?;
         restore(&new, 0, &file, &["--rejoin"]).await?.exits(2)?.complains_of(&["--rejoin"])?;
         ensure!(!new[0].data_dir.exists(), "a refusal made a folder");
         restore(&old, 0, &file, &[]).await?.exits(1)?.complains_of(&["in use by process"])?;

@@ -199,7 +199,13 @@ mod tests {
     fn furthest_follower_is_saved_before_the_primary_and_whoever_is_named_before_all() {
         use pb::NodeState::{Follower, Halted, Learner, Primary};
         let down = Surveyed { endpoint: "at-n5".into(), status: Err("down".into()) };
-        let nodes = vec![node("n1", Primary, 9), node("n2", Follower, 7), node("n3", Follower, 8), node("n4", Learner, 9), down];
+        let nodes = vec![
+            node("n1", Primary, 9),
+            node("n2", Follower, 7),
+            node("n3", Follower, 8),
+            node("n4", Learner, 9),
+            down,
+        ];
         assert_eq!(choose(&nodes, None).unwrap(), "at-n3");
         assert_eq!(choose(&nodes, Some("n1")).unwrap(), "at-n1");
         assert!(choose(&nodes, Some("n5")).unwrap_err().to_string().contains("\"n5\""));

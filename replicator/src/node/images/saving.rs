@@ -90,7 +90,8 @@ impl NodeImages {
             let data = self.store.data_file(position).map_err(|error| error.to_string())?;
             let hash = data.manifest().info.module;
             let module = self.modules.module(&hash);
-            let module = module.ok_or_else(|| format!("the module {hash} isn't whole in this node's store; save another's"))?;
+            let module =
+                module.ok_or_else(|| format!("the module {hash} isn't whole in this node's store; save another's"))?;
             Ok(SavedSource::new(data, vec![module], origin))
         });
         opened.await.map_err(|error| error.to_string())?

@@ -35,7 +35,12 @@ impl NodeImages {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Served { images: self.clone(), data: Arc::new(data), offset, pace: Pace::new(self.config.transfer_bytes_per_sec) }))
+        Ok(Some(Served {
+            images: self.clone(),
+            data: Arc::new(data),
+            offset,
+            pace: Pace::new(self.config.transfer_bytes_per_sec),
+        }))
     }
 }
 

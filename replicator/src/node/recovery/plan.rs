@@ -16,8 +16,8 @@ use replicator_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::startup::{GROUP_LOG, LOG, memory},
     super::restoring::RestorePlan,
+    super::startup::{GROUP_LOG, LOG, memory},
     Findings, Recovered, RecoveryError,
 };
 use crate::{
@@ -220,7 +220,8 @@ impl Plan {
                 meta.recovery = None;
                 meta.disk = self.disk;
                 let founded = self.founds.as_ref().map(|(cluster, _)| *cluster);
-                meta.cluster = founded.or(meta.cluster.map(|(cluster, _)| cluster)).map(|cluster| (cluster, self.lineage));
+                meta.cluster =
+                    founded.or(meta.cluster.map(|(cluster, _)| cluster)).map(|cluster| (cluster, self.lineage));
                 meta.mode = self.founds.as_ref().map(|(_, mode)| mode.clone()).or(meta.mode.take());
                 meta.incarnation = self.incarnation;
                 meta.vote = Some(self.vote.clone());

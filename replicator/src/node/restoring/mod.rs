@@ -202,7 +202,10 @@ impl Restore {
                 return other("the restore of another file", "name that file, or remove the folder");
             }
             Begun::Restore(plan) if plan.asked != asked => {
-                return other("a restore with other settings", "give the same name, addresses, peers and mode, or remove the folder");
+                return other(
+                    "a restore with other settings",
+                    "give the same name, addresses, peers and mode, or remove the folder",
+                );
             }
             Begun::Restore(plan) => plan,
         };

@@ -7,9 +7,7 @@ use std::{
 };
 
 use replicator_machine::{Command, Entry, Genesis, Limits, engine_fingerprint};
-use replicator_storage::{
-    DiskLog, DiskLogOptions, Log, SavedWriter, SnapshotInfo, SnapshotOptions,
-};
+use replicator_storage::{DiskLog, DiskLogOptions, Log, SavedWriter, SnapshotInfo, SnapshotOptions};
 use replicator_types::{Incarnation, LogIndex, Position, Seed};
 use sha2::{Digest as _, Sha256};
 

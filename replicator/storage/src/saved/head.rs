@@ -54,8 +54,7 @@ impl Format for SavedHead {
 
 impl SavedHead {
     pub(super) fn new(manifest: SnapshotManifest, modules: &[Bytes], origin: SavedOrigin) -> Self {
-        let module =
-            |bytes: &Bytes| SavedModule { hash: module_store::hash_of(bytes), bytes: bytes.len() as u64 };
+        let module = |bytes: &Bytes| SavedModule { hash: module_store::hash_of(bytes), bytes: bytes.len() as u64 };
         Self { manifest, modules: modules.iter().map(module).collect(), origin }
     }
 

@@ -17,7 +17,7 @@ mod images;
 mod inspect;
 mod kill;
 mod model;
-mod scratch;
 mod saved;
+mod scratch;
 mod segments;
 mod torn;

@@ -156,7 +156,10 @@ fn every_cut_and_growth_of_a_saved_snapshot_is_found_where_it_ends() {
     }
     fs::write(&path, [&bytes[..], &[0]].concat()).unwrap();
     let refused = refusal(&path).unwrap();
-    assert!(matches!(refused, StorageError::DamagedSave { offset: Some(at), .. } if at == bytes.len() as u64), "{refused}");
+    assert!(
+        matches!(refused, StorageError::DamagedSave { offset: Some(at), .. } if at == bytes.len() as u64),
+        "{refused}"
+    );
     println!("saved snapshot: {} cuts, all found", bytes.len());
 }
 
