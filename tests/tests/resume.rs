@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use replicator_client::{
-    ErrorReason as Reason,
+    Error, ErrorReason as Reason,
     proto::{Cursor, SubscribeRequest, SubscribeResponse, subscribe_response::Item},
 };
 use replicator_tests::{Cluster, Scenario, Writes, module, reason, scenario, until};
@@ -188,6 +188,46 @@ fn subscriber_from_now_on_at_a_node_that_catches_up_is_told_nothing_of_before() 
                 ensure!(found == number, "{mode}: {found} at {at:?} is event {number}");
             }
             writes.stop().await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn subscription_goes_on_over_an_image_that_its_node_enters_beneath_it() {
+    scenario(async |s| {
+        for mode in MODES {
+            let mut cluster = cluster(s, mode, "", &[]).await?;
+            let mut events = cluster.client_of(2)?.subscribe(None, ["counters"], None);
+            events.established().await?;
+            let writes = Writes::start(&cluster, 0).await?;
+            let mut seen = 0;
+            let mut see_up_to = async |goal: usize| {
+                while seen < goal {
+                    let push = match events.next().await.context("the events ended")? {
+                        // Its only node stood still; the next call tries again.
+                        Err(Error::Unavailable { .. }) => continue,
+                        push => push?,
+                    };
+                    seen += 1;
+                    ensure!(push.payload == format!("written {seen}"), "{mode}: {push:?} came as event {seen}");
+                }
+                Ok(())
+            };
+            see_up_to(100).await?;
+            cluster[2].pause()?;
+            let last = cluster.status(0).await?.last_log_index;
+            purged(&cluster, &[0, 1], last + 2_000).await?;
+            cluster[2].resume()?;
+            cluster
+                .wait_status(2, "goes on from the whole state", |status| {
+                    let restart = status.restart.as_ref();
+                    restart.and_then(|restart| restart.whole_state.as_ref()).is_some_and(|whole| whole.entered)
+                })
+                .await?;
+            see_up_to(writes.acknowledged() + 100).await?;
+            let written = writes.stop().await?;
+            see_up_to(written.len()).await?;
         }
         Ok(())
     });
