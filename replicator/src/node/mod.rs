@@ -19,6 +19,7 @@ mod recovery;
 mod requests;
 mod restart;
 mod restoring;
+mod room;
 mod startup;
 mod status;
 mod subscriptions;

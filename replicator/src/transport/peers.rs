@@ -131,6 +131,8 @@ pub struct HelloAnswer {
     pub last_log_index: LogIndex,
     /// Whether the asking disk has been replaced.
     pub replaced: bool,
+    /// Whether the peer's disk is too full to be the primary's.
+    pub disk_full: bool,
 }
 
 /// A new disk asks to be let in.
@@ -146,6 +148,17 @@ pub struct Join {
     pub peer_address: String,
     /// Whether it is a witness.
     pub witness: bool,
+}
+
+/// What became of entries that were passed on to a peer as primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposed {
+    /// It has proposed all of them.
+    Taken,
+    /// It isn't the primary, and has proposed none.
+    NotPrimary,
+    /// It is, and its disk is full: it has proposed none.
+    NoRoom,
 }
 
 /// How the joining goes.
@@ -303,6 +316,7 @@ impl PeerChannel {
             known_durable: LogIndex(answer.known_durable_index),
             last_log_index: LogIndex(answer.last_log_index),
             replaced: answer.replaced,
+            disk_full: answer.disk_full,
         })
     }
 
@@ -407,9 +421,14 @@ impl PeerChannel {
         envelope: Envelope,
         entries: Vec<Bytes>,
         bound: Duration,
-    ) -> Result<bool, TransportError> {
+    ) -> Result<Proposed, TransportError> {
         let request = pb::ProposeRequest { envelope: Some(envelope.into()), entries };
-        Ok(within(bound, self.client.clone().propose(request)).await?.into_inner().proposed)
+        let answer = within(bound, self.client.clone().propose(request)).await?.into_inner();
+        Ok(match answer {
+            pb::ProposeResponse { proposed: true, .. } => Proposed::Taken,
+            pb::ProposeResponse { disk_full: true, .. } => Proposed::NoRoom,
+            _ => Proposed::NotPrimary,
+        })
     }
 
     /// Asks the primary for a read index. None: the peer isn't the confirmed primary.

@@ -16,6 +16,7 @@ mod node_dir;
 mod saved;
 mod sealed_file;
 mod snapshot;
+mod spare;
 mod verify;
 
 pub use disk_log::{
