@@ -521,3 +521,35 @@ fn client_that_was_with_the_old_cluster_is_told_by_the_new_one_and_begins_anew()
         Ok(())
     });
 }
+
+#[test]
+fn save_that_is_broken_off_leaves_nothing() {
+    scenario(async |s| {
+        let settings = "mode = \"majority\"\n[images]\ntransfer_bytes_per_sec = 10000\n";
+        let mut cluster = s.prepare_with(3, 0, settings).await?;
+        cluster.start_all().await?;
+        cluster.init(&module("counter"), &[]).await?;
+        let folder = s.dir().join("saves");
+        fs::create_dir(&folder)?;
+        let names = || anyhow::Ok(fs::read_dir(&folder)?.count());
+        let (file, endpoints) = (folder.join("saved").display().to_string(), cluster.endpoints());
+        for interrupted in [true, false] {
+            let args = ["snapshot", "save", &file, "--node", "n3"];
+            let mut command = prepared(&replicator(), args, &[("REPLICATOR_ENDPOINTS", &endpoints)]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+            until("a part has come", async || {
+                ensure!(names()? == 1, "nothing yet");
+                Ok(())
+            })
+            .await?;
+            if interrupted {
+                rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)?;
+            } else {
+                cluster.kill(&[2])?;
+            }
+            let status = until("it ends", async || child.try_wait()?.context("it runs")).await?;
+            ensure!(status.code() == Some(1) && names()? == 0, "{status}, and {} files", names()?);
+        }
+        Ok(())
+    });
+}
