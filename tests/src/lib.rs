@@ -9,6 +9,7 @@
 
 mod cluster;
 mod command;
+mod disks;
 mod links;
 mod load;
 mod node;
@@ -21,6 +22,8 @@ mod wire;
 
 pub use cluster::Cluster;
 pub use command::{Ran, prepared, run, run_with};
+pub use disks::{Blackout, number};
+pub use forgetful::{Disk, PowerLoss, Unsynced};
 pub use links::Links;
 pub use load::{Load, advance, settle};
 pub use node::NodeProcess;
