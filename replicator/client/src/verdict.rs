@@ -160,7 +160,11 @@ impl Refusal {
         let last_sequence = Sequence(self.last_sequence);
         let unknown = self.reason == ErrorReason::OutcomeUnknown;
         Verdict::Final(match self.reason {
-            ErrorReason::OutcomeUnknown | ErrorReason::NotReady | ErrorReason::NodeHalted | ErrorReason::Overloaded => {
+            ErrorReason::OutcomeUnknown
+            | ErrorReason::NotReady
+            | ErrorReason::NodeHalted
+            | ErrorReason::Overloaded
+            | ErrorReason::DiskFull => {
                 let cause = status.unwrap_or_else(|| with_reason(self.code, message, self.reason));
                 let (reason, cause) = (Some(self.reason), Box::new(cause));
                 return Verdict::Retry { unknown, reason, primary: self.primary, cause };
@@ -225,6 +229,7 @@ mod tests {
         assert!(unknown(status(Code::Unavailable, "OUTCOME_UNKNOWN", &[])));
         assert!(!unknown(status(Code::Unavailable, "NOT_READY", &[])));
         assert!(!unknown(status(Code::ResourceExhausted, "OVERLOADED", &[])));
+        assert!(!unknown(status(Code::ResourceExhausted, "DISK_FULL", &[])));
         assert!(unknown(Status::unavailable("connection reset")));
         assert!(unknown(Status::unknown("h2 protocol error")));
     }

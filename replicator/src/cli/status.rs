@@ -191,6 +191,8 @@ pub(super) fn node_json(node: &Surveyed) -> Value {
             "witness": status.witness,
             "snapshot_log_index": status.snapshot_log_index,
             "purged_log_index": status.purged_log_index,
+            "disk_free_bytes": status.disk_free_bytes,
+            "disk_full": status.disk_full,
             "restart": status.restart.as_ref().map(restart::json),
             "chain": status.chain.as_ref().map(chain::json),
             "members": status.members.iter().map(|member| json!({

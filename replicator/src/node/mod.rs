@@ -18,6 +18,7 @@ mod reads;
 mod recovery;
 mod requests;
 mod restart;
+mod room;
 mod startup;
 mod status;
 mod subscriptions;

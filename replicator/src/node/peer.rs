@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use replicator_machine::Entry;
-use replicator_storage::{PeerMemory, StorageError};
+use replicator_storage::{Log as _, PeerMemory, StorageError};
 use replicator_types::{ClusterId, Incarnation, Lineage, LogIndex, codec};
 
 use super::{ENTRY_BYTES_MAX, Node, Running, Stage, StartError};
 use crate::{
-    replication::Fate,
-    transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer},
+    replication::{Fate, Role},
+    transport::{Envelope, Hello, HelloAnswer, Join, JoinAnswer, Proposed},
 };
 
 /// How long a primary waits for a follower's entries to be applied or refused before it says that they are proposed: as long as one batch
@@ -151,11 +151,11 @@ impl Node {
         Ok(running)
     }
 
-    /// Takes entries that a follower's clients gave it. False: this node isn't the primary, and none was proposed.
+    /// Takes entries that a follower's clients gave it.
     ///
     /// # Errors
     /// If an entry can't be read or is too large: once in the log, it would halt every replica, or their logs.
-    pub(crate) async fn on_propose(&self, running: &Running, entries: Vec<Bytes>) -> Result<bool, EnvelopeError> {
+    pub(crate) async fn on_propose(&self, running: &Running, entries: Vec<Bytes>) -> Result<Proposed, EnvelopeError> {
         for entry in &entries {
             if entry.len() > ENTRY_BYTES_MAX {
                 let (bytes, max) = (entry.len(), ENTRY_BYTES_MAX);
@@ -163,17 +163,21 @@ impl Node {
             }
             codec::decode::<Entry>(entry).map_err(|error| EnvelopeError::Refused(error.to_string()))?;
         }
+        if running.strategy.view().borrow().role == Role::Primary && !self.log.room().open {
+            return Ok(Proposed::NoRoom);
+        }
         let result = match running.strategy.propose(entries).await {
             Ok(result) => result,
             Err(error) => {
                 tracing::debug!(%error, "refused a follower's entries");
-                return Ok(false);
+                return Ok(Proposed::NotPrimary);
             }
         };
         match tokio::time::timeout(UNDER_WAY, result).await {
             // What is still under way, the follower hears of by applying it, or by its silence, and proposes it again.
-            Ok(Fate::Applied) | Err(_) => Ok(true),
-            Ok(Fate::Refused) => Ok(false),
+            Ok(Fate::Applied) | Err(_) => Ok(Proposed::Taken),
+            Ok(Fate::Refused) => Ok(Proposed::NotPrimary),
+            Ok(Fate::NoRoom) => Ok(Proposed::NoRoom),
             Ok(Fate::Unknown) => Err(EnvelopeError::NotReady("the primary has changed; propose them again".into())),
         }
     }

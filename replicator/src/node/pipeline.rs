@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     Executed, Node, NodeError,
     requests::{Request, outcome_of},
-    waiters::{Done, Reply},
+    waiters::{self, Reply},
 };
 
 /// Outcomes that are taken up at once.
@@ -30,8 +30,8 @@ struct UnderWay<T> {
 /// Requests under way. Dropped, they are given up: they may still be executed.
 pub struct Pipeline<T> {
     node: Arc<Node>,
-    finished: mpsc::UnboundedSender<(u64, Option<Done>)>,
-    outcomes: mpsc::UnboundedReceiver<(u64, Option<Done>)>,
+    finished: mpsc::UnboundedSender<(u64, waiters::Finished)>,
+    outcomes: mpsc::UnboundedReceiver<(u64, waiters::Finished)>,
     /// By ticket.
     under_way: HashMap<u64, UnderWay<T>>,
     /// The tickets, in the order of their deadlines.
@@ -124,10 +124,9 @@ impl<T> Pipeline<T> {
         }
     }
 
-    fn take(&mut self, outcomes: impl Iterator<Item = (u64, Option<Done>)>) -> Vec<Finished<T>> {
+    fn take(&mut self, outcomes: impl Iterator<Item = (u64, waiters::Finished)>) -> Vec<Finished<T>> {
         let known = outcomes.filter_map(|(ticket, done)| Some((self.under_way.remove(&ticket)?.tag, done)));
-        // Nothing done: the machine has halted, perhaps after it had executed the request.
-        known.map(|(tag, done)| (tag, done.ok_or(NodeError::OutcomeUnknown).and_then(outcome_of))).collect()
+        known.map(|(tag, done)| (tag, done.and_then(outcome_of))).collect()
     }
 
     fn expire(&mut self) -> Vec<Finished<T>> {

@@ -10,10 +10,12 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use replicator_storage::Log;
 use replicator_types::Seed;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    NodeError,
     pacer::Pacer,
     proposals::{Proposal, Proposals},
     waiters::Waiters,
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     replication::{Fate, Strategy, View},
     seams::Clock,
-    transport::{Envelope, Peers},
+    transport::{Envelope, Peers, Proposed},
 };
 
 /// Entries in one batch.
@@ -41,6 +43,8 @@ pub(super) struct Proposer {
     pub(super) proposals: Arc<Proposals>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) strategy: Arc<dyn Strategy>,
+    /// Says whether there is room for more.
+    pub(super) log: Arc<dyn Log>,
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
     /// With this node as sender; the receiver is filled in.
@@ -139,8 +143,10 @@ impl Proposer {
                     if fate == Fate::Applied {
                         answered = Some(entries.len());
                     } else {
-                        if fate == Fate::Refused {
-                            self.waiters.unmark_proposed(entries.into_iter());
+                        match fate {
+                            Fate::Refused => self.waiters.unmark_proposed(entries.into_iter()),
+                            Fate::NoRoom => self.waiters.refuse(entries.into_iter(), &self.disk_full(&view)),
+                            Fate::Applied | Fate::Unknown => {}
                         }
                         pending.repeat(&self.waiters);
                         under_way.clear();
@@ -185,6 +191,8 @@ impl Proposer {
         pending.given += wanted.len();
         let given = if batch.is_empty() {
             std::future::ready(Fate::Applied).boxed() // Nobody waits for any of them.
+        } else if primary.disk == self.envelope.from && !self.log.room().open {
+            std::future::ready(Fate::NoRoom).boxed()
         } else if primary.disk == self.envelope.from {
             // The group has them, in order, before the next batch is given.
             self.strategy.propose(batch).await.unwrap_or_else(|error| {
@@ -197,6 +205,10 @@ impl Proposer {
         };
         Some(given.map(|fate| (fate, seeds)).boxed())
     }
+
+    fn disk_full(&self, view: &watch::Receiver<View>) -> NodeError {
+        NodeError::DiskFull { node: view.borrow().primary().map(|primary| primary.node.clone()).unwrap_or_default() }
+    }
 }
 
 async fn pass_on(peers: Peers, address: String, envelope: Envelope, batch: Vec<Bytes>) -> Fate {
@@ -205,8 +217,9 @@ async fn pass_on(peers: Peers, address: String, envelope: Envelope, batch: Vec<B
         Err(error) => Err(error),
     };
     match proposed {
-        Ok(true) => Fate::Applied,
-        Ok(false) => Fate::Refused,
+        Ok(Proposed::Taken) => Fate::Applied,
+        Ok(Proposed::NotPrimary) => Fate::Refused,
+        Ok(Proposed::NoRoom) => Fate::NoRoom,
         Err(error) => {
             tracing::debug!(%error, address, "passing entries on failed");
             Fate::Unknown

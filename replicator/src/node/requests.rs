@@ -16,7 +16,7 @@ use super::{
     applier::Work,
     proposals::Proposal,
     subscriptions::{Subscribe, Subscribed, Target},
-    waiters::{Done, Waiters},
+    waiters::{Done, Finished, Waiters},
 };
 
 /// How long the apply loop may take to answer what costs it next to nothing.
@@ -39,6 +39,15 @@ pub enum NodeError {
     /// The node waits for as many requests as it may.
     #[error("this node has as many requests or subscriptions as it may; try again later, or another node")]
     Overloaded,
+    /// The primary has no room for new entries.
+    #[error(
+        "the disk of {node}, the primary, is full: nothing was done. Free some space there, or add some; writes then go on by themselves, and \
+         reads go on meanwhile"
+    )]
+    DiskFull {
+        /// The primary.
+        node: String,
+    },
     /// The log refused the command.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -85,7 +94,7 @@ pub struct Executed {
 /// A command on its way to the log. Dropped, it is given up: it may still be executed.
 pub struct Pending {
     seed: Seed,
-    done: oneshot::Receiver<Done>,
+    done: oneshot::Receiver<Finished>,
     deadline: Instant,
     waiters: Arc<Waiters>,
 }
@@ -230,13 +239,13 @@ impl Node {
 
     async fn finish(&self, mut pending: Pending) -> Result<Done, NodeError> {
         match tokio::time::timeout_at(pending.deadline.into(), &mut pending.done).await {
-            Ok(Ok(done)) => Ok(done),
+            Ok(Ok(done)) => done,
             // A dropped waiter is one whose machine has halted, perhaps after it had executed the request.
             Ok(Err(_)) => Err(NodeError::OutcomeUnknown),
             Err(_) => match self.given_up(pending.seed) {
                 Some(error) => Err(error),
                 // It was answered, or dropped, at this very moment: the answer is on its way.
-                None => (&mut pending.done).await.map_err(|_| NodeError::OutcomeUnknown),
+                None => (&mut pending.done).await.unwrap_or(Err(NodeError::OutcomeUnknown)),
             },
         }
     }

@@ -167,6 +167,7 @@ impl Node {
         let incarnation = dir.raise_incarnation()?;
         tracing::info!(records = report.records, bytes = report.bytes, new = report.created, "opened the log");
 
+        dir.keep_spare_room()?;
         let modules = dir.modules()?;
         let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
         let source = Arc::new(Modules(modules.clone()));
@@ -376,6 +377,7 @@ impl Node {
             proposals: proposals.clone(),
             waiters,
             strategy: strategy.clone(),
+            log: self.log.clone(),
             peers: peers.clone(),
             clock,
             envelope,
@@ -389,6 +391,7 @@ impl Node {
         tokio::spawn(self.clone().tick(running.clone()));
         let policy = Policy { log_bytes: self.config.images.log_bytes.0 };
         tokio::spawn(self.images.clone().keep_taking(running.clone(), policy));
+        tokio::spawn(self.clone().keep_room(running.clone()));
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)

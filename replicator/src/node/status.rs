@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use replicator_storage::Log;
+use replicator_storage::{Log, LogRoom};
 use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
 use tokio::sync::watch;
 
@@ -70,6 +70,8 @@ pub struct Status {
     pub restart: Restart,
     /// The position of the newest image in the folder.
     pub image: Option<LogIndex>,
+    /// What the log can still take.
+    pub room: LogRoom,
     /// The last index that has left the log; everything up to there is in images.
     pub purged: Option<LogIndex>,
 }
@@ -98,6 +100,7 @@ impl Node {
             chain: None,
             restart: self.restart(),
             image: self.images.newest().map(|image| image.position.index),
+            room: self.log.room(),
             purged: ends.purged.map(|at| at.index),
         };
         let stage = self.stage.borrow().clone();
@@ -120,6 +123,10 @@ impl Node {
                 status.committed = progress.committed.unwrap_or_default();
                 status.detail = self.detail(&status, view.role, progress.quorum_silent_for);
             }
+        }
+        if let Some(full) = disk_full(&status).filter(|_| !self.config.witness) {
+            let rest = std::mem::take(&mut status.detail);
+            status.detail = if rest.is_empty() { full } else { format!("{full}; {rest}") };
         }
         if let Some(reason) = &status.applied.halted {
             (status.condition, status.detail) = (Condition::Halted, reason.clone());
@@ -186,5 +193,20 @@ impl Node {
     pub async fn state_hash(&self) -> Result<(Digest, LogIndex), NodeError> {
         let (hash, index) = self.ask(Work::StateHash).await?;
         Ok((hash, index.unwrap_or_default()))
+    }
+}
+
+/// What a full disk means for this node's part.
+fn disk_full(status: &Status) -> Option<String> {
+    let free = status.room.free_bytes >> 20;
+    match status.condition {
+        _ if status.room.open => None,
+        Condition::Running(Role::Primary) => {
+            Some(format!("its disk is full ({free} MiB free): writes are refused until there is room, reads go on"))
+        }
+        _ if status.room.stalled => {
+            Some(format!("its disk is full ({free} MiB free): its log waits for room, and it goes on by itself"))
+        }
+        _ => Some(format!("its disk is full ({free} MiB free): as primary it would refuse writes")),
     }
 }

@@ -13,6 +13,8 @@ use replicator_machine::{Outcome, Refusal};
 use replicator_types::{Digest, Position, Seed};
 use tokio::sync::{mpsc, oneshot};
 
+use super::NodeError;
+
 /// What became of an entry on this replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
@@ -24,24 +26,27 @@ pub(crate) struct Done {
     pub(crate) digest: Digest,
 }
 
+/// The outcome, or why there won't be one here.
+pub(super) type Finished = Result<Done, NodeError>;
+
 /// Where an outcome goes.
 pub(super) enum Reply {
     /// To who waits for this one.
-    One(oneshot::Sender<Done>),
-    /// To who waits for many, with the ticket of this one. None: the machine has halted.
-    Many(mpsc::UnboundedSender<(u64, Option<Done>)>, u64),
+    One(oneshot::Sender<Finished>),
+    /// To who waits for many, with the ticket of this one.
+    Many(mpsc::UnboundedSender<(u64, Finished)>, u64),
 }
 
 /// An outcome on its way to who waits for that one. To be sent on the runtime that serves clients: there, the answers of a batch are ready
 /// before the connections that they go out by, which then send them all in one go.
 pub(super) struct Answer {
-    reply: oneshot::Sender<Done>,
+    reply: oneshot::Sender<Finished>,
     done: Done,
 }
 
 impl Answer {
     pub(super) fn send(self) {
-        let _ = self.reply.send(self.done); // Fails only if nobody waits any more.
+        let _ = self.reply.send(Ok(self.done)); // Fails only if nobody waits any more.
     }
 }
 
@@ -107,7 +112,7 @@ impl Waiters {
     }
 
     /// Begins to wait for an entry of that many bytes. None: the node waits for as much as it may.
-    pub(super) fn add(&self, seed: Seed, bytes: usize) -> Option<oneshot::Receiver<Done>> {
+    pub(super) fn add(&self, seed: Seed, bytes: usize) -> Option<oneshot::Receiver<Finished>> {
         let (done, receiver) = oneshot::channel();
         (self.add_all([(seed, bytes, Reply::One(done))].into_iter()) == 1).then_some(receiver)
     }
@@ -166,6 +171,23 @@ impl Waiters {
         }
     }
 
+    /// Takes back one mark, and tells those who wait for what was given to no primary at all why it won't be now.
+    pub(super) fn refuse(&self, seeds: impl Iterator<Item = Seed>, why: &NodeError) {
+        let mut waiting = self.lock();
+        for seed in seeds {
+            let Some(waiter) = waiting.entries.get_mut(&seed) else { continue };
+            waiter.proposed = waiter.proposed.saturating_sub(1);
+            if waiter.proposed > 0 {
+                continue; // An earlier copy may yet be executed.
+            }
+            match waiting.remove(seed).map(|waiter| waiter.reply) {
+                Some(Reply::One(reply)) => drop(reply.send(Err(why.clone()))), // Fails only if nobody waits any more.
+                Some(Reply::Many(reply, ticket)) => drop(reply.send((ticket, Err(why.clone())))),
+                None => {}
+            }
+        }
+    }
+
     /// Finds those of a batch of applied entries that somebody waits for, and tells who waits for many. The others' answers are to be sent.
     ///
     /// A refusal that a later copy of the same entry might not meet is no outcome yet if there may be such a copy: its waiter goes on.
@@ -180,7 +202,7 @@ impl Waiters {
             }
             match waiting.remove(seed).map(|waiter| waiter.reply) {
                 Some(Reply::One(reply)) => answers.push(Answer { reply, done }),
-                Some(Reply::Many(reply, ticket)) => drop(reply.send((ticket, Some(done)))), // Fails only if nobody waits.
+                Some(Reply::Many(reply, ticket)) => drop(reply.send((ticket, Ok(done)))), // Fails only if nobody waits.
                 None => {}
             }
         }
@@ -192,7 +214,7 @@ impl Waiters {
         let waiting = std::mem::take(&mut *self.lock());
         for waiter in waiting.entries.into_values() {
             if let Reply::Many(reply, ticket) = waiter.reply {
-                let _ = reply.send((ticket, None)); // Fails only if nobody waits any more.
+                let _ = reply.send((ticket, Err(NodeError::OutcomeUnknown))); // Fails only if nobody waits any more.
             }
         }
     }
@@ -234,7 +256,7 @@ mod tests {
         waiters.mark_proposed([SEED].into_iter());
         waiters.complete([(SEED, done(Outcome::Genesis))].into_iter()).into_iter().for_each(Answer::send);
         assert_eq!(waiters.give_up(SEED), None);
-        assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
+        assert_eq!(receiver.try_recv().unwrap().unwrap().outcome, Outcome::Genesis);
     }
 
     #[test]
@@ -247,7 +269,21 @@ mod tests {
         assert!(waiters.complete([(SEED, done(gap))].into_iter()).is_empty());
         assert!(receiver.try_recv().is_err());
         waiters.complete([(SEED, done(Outcome::Genesis))].into_iter()).into_iter().for_each(Answer::send);
-        assert_eq!(receiver.try_recv().unwrap().outcome, Outcome::Genesis);
+        assert_eq!(receiver.try_recv().unwrap().unwrap().outcome, Outcome::Genesis);
+    }
+
+    #[test]
+    fn what_may_have_been_proposed_before_is_not_refused() {
+        let waiters = Waiters::new(10, 1_000);
+        let full = NodeError::DiskFull { node: "n1".into() };
+        let mut receiver = waiters.add(SEED, 10).unwrap();
+        waiters.mark_proposed([SEED].into_iter());
+        waiters.mark_proposed([SEED].into_iter());
+        waiters.refuse([SEED].into_iter(), &full);
+        assert!(receiver.try_recv().is_err() && waiters.contains(SEED));
+        waiters.refuse([SEED].into_iter(), &full);
+        assert!(matches!(receiver.try_recv(), Ok(Err(NodeError::DiskFull { node })) if node == "n1"));
+        assert!(!waiters.contains(SEED));
     }
 
     #[test]

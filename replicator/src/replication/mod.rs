@@ -241,6 +241,8 @@ pub enum Fate {
     Applied,
     /// None was taken: they will not be committed by this proposal.
     Refused,
+    /// None was taken: the primary's disk is full.
+    NoRoom,
     /// Some may have been lost, or may yet be committed by another primary.
     Unknown,
 }

@@ -163,6 +163,8 @@ impl AdminService for AdminApi {
             restart: Some(restart_message(status.restart)),
             snapshot_log_index: status.image.unwrap_or_default().0,
             purged_log_index: status.purged.unwrap_or_default().0,
+            disk_free_bytes: status.room.free_bytes,
+            disk_full: !status.room.open,
         }))
     }
 

@@ -78,6 +78,7 @@ fn code_and_reason(error: &NodeError) -> (Code, pb::ErrorReason) {
         NodeError::OutcomeUnknown => (Code::Unavailable, Reason::OutcomeUnknown),
         NodeError::Halted(_) => (Code::Unavailable, Reason::NodeHalted),
         NodeError::Overloaded => (Code::ResourceExhausted, Reason::Overloaded),
+        NodeError::DiskFull { .. } => (Code::ResourceExhausted, Reason::DiskFull),
         NodeError::QueryTrapped(_) => (Code::Aborted, Reason::ModuleTrapped),
         NodeError::CursorExpired(_) => (Code::OutOfRange, Reason::CursorExpired),
         NodeError::LineageMismatch { .. } => (Code::FailedPrecondition, Reason::LineageMismatch),

@@ -19,7 +19,7 @@ use super::CHUNK_BYTES;
 use crate::{
     node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
-    transport::{Envelope, Hello, Join, cluster_of, split_cluster},
+    transport::{Envelope, Hello, Join, Proposed, cluster_of, split_cluster},
 };
 
 pub(super) struct PeerApi {
@@ -196,8 +196,9 @@ impl PeerService for PeerApi {
     async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let request = request.into_inner();
         let running = self.node.admit(&envelope(request.envelope)?).await?;
-        let proposed = self.node.on_propose(&running, request.entries).await?;
-        Ok(Response::new(pb::ProposeResponse { proposed }))
+        let answer = self.node.on_propose(&running, request.entries).await?;
+        let (proposed, disk_full) = (answer == Proposed::Taken, answer == Proposed::NoRoom);
+        Ok(Response::new(pb::ProposeResponse { proposed, disk_full }))
     }
 
     async fn read_index(

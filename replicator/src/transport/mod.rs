@@ -5,7 +5,7 @@ mod peers;
 
 pub use listener::TcpNetwork;
 pub use peers::{
-    Envelope, Hello, HelloAnswer, ImagePart, ImageParts, Join, JoinAnswer, PeerChannel, Peers, TransportError,
+    Envelope, Hello, HelloAnswer, ImagePart, ImageParts, Join, JoinAnswer, PeerChannel, Peers, Proposed, TransportError,
     cluster_of, split_cluster,
 };
 

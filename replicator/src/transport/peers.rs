@@ -148,6 +148,17 @@ pub struct Join {
     pub witness: bool,
 }
 
+/// What became of entries that were passed on to a peer as primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposed {
+    /// It has proposed all of them.
+    Taken,
+    /// It isn't the primary, and has proposed none.
+    NotPrimary,
+    /// It is, and its disk is full: it has proposed none.
+    NoRoom,
+}
+
 /// How the joining goes.
 #[derive(Debug, Clone, Default)]
 pub struct JoinAnswer {
@@ -407,9 +418,14 @@ impl PeerChannel {
         envelope: Envelope,
         entries: Vec<Bytes>,
         bound: Duration,
-    ) -> Result<bool, TransportError> {
+    ) -> Result<Proposed, TransportError> {
         let request = pb::ProposeRequest { envelope: Some(envelope.into()), entries };
-        Ok(within(bound, self.client.clone().propose(request)).await?.into_inner().proposed)
+        let answer = within(bound, self.client.clone().propose(request)).await?.into_inner();
+        Ok(match answer {
+            pb::ProposeResponse { proposed: true, .. } => Proposed::Taken,
+            pb::ProposeResponse { disk_full: true, .. } => Proposed::NoRoom,
+            _ => Proposed::NotPrimary,
+        })
     }
 
     /// Asks the primary for a read index. None: the peer isn't the confirmed primary.

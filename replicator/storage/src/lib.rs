@@ -15,6 +15,7 @@ mod module_store;
 mod node_dir;
 mod sealed_file;
 mod snapshot;
+mod spare;
 mod verify;
 
 pub use disk_log::{

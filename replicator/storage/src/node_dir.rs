@@ -13,7 +13,7 @@ use replicator_types::{ClusterId, DiskId, Incarnation};
 use crate::{
     Meta, ModuleStore, SnapshotOptions, SnapshotStore, StorageError, atomic_file, disk_room,
     lock::{DirLock, LOCK_FILE},
-    meta,
+    meta, spare,
 };
 
 /// Where [`NodeDir::set_aside`] moves things, followed by a number.
@@ -190,6 +190,16 @@ impl NodeDir {
         disk_room::free_bytes(&self.shared.path)
     }
 
+    /// Keeps some room on the disk for the meta, which must be durable even where everything else has to wait: 256 KiB, given up when the disk is
+    /// full. Cheap while that is there; call it now and then.
+    ///
+    /// # Errors
+    /// If it can't be written though the disk has room.
+    pub fn keep_spare_room(&self) -> Result<(), StorageError> {
+        let _excluded = self.state();
+        spare::keep(&self.shared.path)
+    }
+
     /// Moves everything in the folder at `path` into `set-aside-<n>` inside it, so that the node can join again as a blank one.
     /// Deletes nothing; durable on return. Returns the folder made, or `None` if there was nothing to move.
     ///
@@ -233,7 +243,8 @@ impl NodeDir {
             return Ok(answer);
         }
         state.meta.assert_may_become(&next);
-        if let Err(error) = meta::write(&self.shared.path, &next) {
+        let path = &self.shared.path;
+        if let Err(error) = spare::with_room(path, || meta::write(path, &next)) {
             state.failed = Some(error.to_string().into());
             return Err(error);
         }
@@ -301,7 +312,7 @@ fn create(path: &Path, node: &str) -> Result<Meta, StorageError> {
 
 /// Whether a name in the folder is a node's content, and not what may lie in a blank one.
 fn is_content(name: &str) -> bool {
-    name != LOCK_FILE && name != "lost+found" && !is_set_aside(name)
+    name != LOCK_FILE && name != spare::SPARE_FILE && name != "lost+found" && !is_set_aside(name)
 }
 
 /// Whether this was moved away by [`NodeDir::set_aside`].

@@ -235,12 +235,12 @@ impl NodeImages {
         Ok(())
     }
 
-    /// Keeps the newest images, and returns the index through which the log isn't needed any more.
-    fn retain(&self) -> Result<Option<LogIndex>, StorageError> {
-        self.store.retain(KEPT)?;
+    /// Keeps so many of the newest images, and returns the index through which the log isn't needed any more.
+    fn retain(&self, count: usize) -> Result<Option<LogIndex>, StorageError> {
+        self.store.retain(count)?;
         let kept = self.store.list()?;
         let whole: Vec<_> = kept.iter().filter(|entry| entry.manifest.is_ok()).map(|entry| entry.position).collect();
-        Ok((whole.len() >= KEPT).then(|| whole[0].index))
+        Ok((whole.len() >= count).then(|| whole[0].index))
     }
 }
 

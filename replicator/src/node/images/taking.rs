@@ -7,7 +7,7 @@ use replicator_storage::{SnapshotInfo, StorageError};
 use replicator_types::Position;
 use tokio::sync::oneshot;
 
-use super::NodeImages;
+use super::{KEPT, NodeImages};
 use crate::{
     node::{Running, applier::Work},
     replication::Strategy,
@@ -82,7 +82,7 @@ impl NodeImages {
             let summary = image.write_to(&mut writer).map_err(|error| images.write_error(error))?;
             let manifest = writer.finish()?;
             images.set_newest(&manifest);
-            Ok::<_, StorageError>((summary, manifest, images.retain()?))
+            Ok::<_, StorageError>((summary, manifest, images.retain(KEPT)?))
         });
         let (summary, manifest, purge) = written.await.expect("writing an image doesn't panic")?;
         tracing::info!(
@@ -96,6 +96,22 @@ impl NodeImages {
             strategy.imaged(purge).await;
         }
         Ok(position)
+    }
+
+    /// On a full disk: removes all images but the newest, if that is whole, and lets the log before it go.
+    pub(in crate::node) async fn give_up_older(self: &Arc<Self>, strategy: &dyn Strategy) -> Result<(), StorageError> {
+        let images = self.clone();
+        let purge = self.runtime.spawn_blocking(move || {
+            let kept = images.store.list()?;
+            let (Some(newest), true) = (kept.last(), kept.len() > 1) else { return Ok(None) };
+            images.store.verify(newest.position)?;
+            tracing::warn!(kept = %newest.position, "the disk is full: older images and the log before this one are given up");
+            images.retain(1)
+        });
+        if let Some(purge) = purge.await.expect("reading an image doesn't panic")? {
+            strategy.imaged(purge).await;
+        }
+        Ok(())
     }
 
     /// The writer's own errors come back as they are.

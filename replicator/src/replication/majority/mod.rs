@@ -46,6 +46,9 @@ use crate::{
 /// How often a group is asked whether it has stopped. It acknowledges nothing from then on anyway.
 const STOPPED_PERIOD: Duration = Duration::from_millis(100);
 
+/// How often a log without room is asked for it.
+const ROOM_PERIOD: Duration = Duration::from_millis(50);
+
 /// How fast the group notices and decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -86,6 +89,7 @@ type MajorityRaft = Raft<TypeConfig, StateMachine>;
 /// A replica's part in a majority group.
 pub struct Majority {
     disk: DiskId,
+    log: Arc<dyn Log>,
     raft: MajorityRaft,
     view: watch::Receiver<View>,
     memberships: Memberships,
@@ -117,9 +121,9 @@ impl Majority {
         };
         let config = Arc::new(config.validate().map_err(io::Error::other)?);
         let disk = parts.envelope.from;
-        let images = parts.images.clone();
+        let (images, log) = (parts.images.clone(), parts.log.clone());
         let (raft, view, memberships) = group.spawn(build(parts, config)).await.map_err(io::Error::other)??;
-        Ok(Self { disk, raft, view, memberships, images })
+        Ok(Self { disk, log, raft, view, memberships, images })
     }
 }
 
@@ -288,7 +292,18 @@ impl Strategy for Majority {
             }
             std::future::ready(decoded.is_ok())
         });
-        let requests = requests.filter_map(|decoded| std::future::ready(decoded.ok().map(|append| append.0)));
+        // What has no room waits here and not in memory: more than the log keeps would end the process.
+        let log = self.log.clone();
+        let requests = requests.filter_map(move |decoded| {
+            let log = log.clone();
+            async move {
+                let append = decoded.ok()?.0;
+                while !append.entries.is_empty() && log.room().stalled {
+                    tokio::time::sleep(ROOM_PERIOD).await;
+                }
+                Some(append)
+            }
+        });
         let answers = self.raft.stream_append(requests).map(|answer| match answer {
             Ok(appended) => Ok(codec::encode(&WireAppended(appended)).into()),
             Err(fatal) => Err(PeerMessageError::Stopped(fatal.to_string())),

@@ -212,3 +212,31 @@ fn a_small_disk_is_filled_and_emptied_and_nothing_is_lost() {
     let (log, report) = DiskLog::open(&dir, LOG, options()).unwrap();
     assert_eq!((read_all(&log).len(), report.torn_tail), (32, None));
 }
+
+#[test]
+fn a_start_is_made_durable_on_a_full_disk_in_the_room_that_was_kept() {
+    let Some(disk) = SmallDisk::mount(8) else { return };
+    let path = disk.0.path().to_owned();
+    let dir = NodeDir::open(path.join(NODE), NODE).unwrap();
+    dir.keep_spare_room().unwrap();
+    let mut hog = File::create(path.join("hog")).unwrap();
+    while hog.write_all(&[1; 4096]).is_ok() {}
+    for start in 1..=100 {
+        assert_eq!(dir.raise_incarnation().unwrap().0, start);
+    }
+    drop(dir);
+    let dir = NodeDir::open(path.join(NODE), NODE).unwrap();
+    assert_eq!(dir.meta().incarnation.0, 100);
+    // What was given up is kept again when there is room, and only then.
+    dir.keep_spare_room().unwrap();
+    while hog.write_all(&[1; 4096]).is_ok() {}
+    let error = dir.raise_incarnation().unwrap_err();
+    assert!(matches!(&error, StorageError::Full { .. } | StorageError::Io { .. }), "{error}");
+    drop(dir);
+    drop(hog);
+    fs::remove_file(path.join("hog")).unwrap();
+    let dir = NodeDir::open(path.join(NODE), NODE).unwrap();
+    assert_eq!(dir.raise_incarnation().unwrap().0, 101);
+    dir.keep_spare_room().unwrap();
+    assert_eq!(fs::metadata(path.join(NODE).join("spare")).unwrap().len(), 256 << 10);
+}
