@@ -25,6 +25,18 @@ pub(crate) struct File {
     durable_bytes: u64,
     /// Blocks that the next fsync makes durable.
     unsynced: BTreeSet<u64>,
+    /// Counts fsyncs.
+    begun: u64,
+    /// The last fsync that has ended.
+    ended: u64,
+}
+
+/// What an fsync that has begun makes durable when it ends.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    number: u64,
+    blocks: Vec<(u64, Option<Arc<Block>>)>,
+    bytes: u64,
 }
 
 /// The block that holds a byte, and where in it.
@@ -80,17 +92,36 @@ impl File {
         self.bytes = bytes;
     }
 
-    /// Makes all of it durable.
-    pub(crate) fn sync(&mut self) {
-        for number in std::mem::take(&mut self.unsynced) {
-            match self.blocks.get(&number) {
-                Some(block) => drop(self.durable_blocks.insert(number, block.clone())),
+    /// Begins an fsync: of what is written now. Nothing is durable yet.
+    pub(crate) fn begin_sync(&mut self) -> Staged {
+        self.begun += 1;
+        let blocks = self.unsynced.iter().map(|number| (*number, self.blocks.get(number).cloned())).collect();
+        Staged { number: self.begun, blocks, bytes: self.bytes }
+    }
+
+    /// Ends an fsync. What was written since it began isn't durable.
+    pub(crate) fn end_sync(&mut self, staged: Staged) {
+        if staged.number < self.ended {
+            return; // One that began later has ended: it had all of this, or newer.
+        }
+        self.ended = staged.number;
+        for (number, block) in staged.blocks {
+            let now = self.blocks.get(&number);
+            let same = match (&block, now) {
+                (Some(staged), Some(now)) => Arc::ptr_eq(staged, now),
+                (staged, now) => staged.is_none() && now.is_none(),
+            };
+            if same {
+                self.unsynced.remove(&number);
+            }
+            match block {
+                Some(block) => drop(self.durable_blocks.insert(number, block)),
                 None => drop(self.durable_blocks.remove(&number)),
             }
         }
-        self.durable_bytes = self.bytes;
+        self.durable_bytes = staged.bytes;
         // Blocks beyond the end may have stayed from before it was cut by an fsync that failed.
-        cut(&mut self.durable_blocks, self.bytes);
+        cut(&mut self.durable_blocks, self.durable_bytes);
     }
 
     /// An fsync that fails as Linux's do: what was to be written counts as written from now on, so the next fsync neither writes it nor fails.
@@ -158,6 +189,41 @@ mod tests {
 
     fn whole(file: &File) -> Vec<u8> {
         file.read(0, usize::MAX)
+    }
+
+    impl File {
+        fn sync(&mut self) {
+            let staged = self.begin_sync();
+            self.end_sync(staged);
+        }
+    }
+
+    #[test]
+    fn write_during_an_fsync_is_not_covered_by_it() {
+        let mut file = File::default();
+        file.write(0, &[1; 5000]);
+        let staged = file.begin_sync();
+        file.write(0, &[2; 10]);
+        file.write(5000, &[2; 10]);
+        file.end_sync(staged);
+        assert!(file.is_unsynced());
+        assert_eq!(whole(&file)[..10], [2; 10]);
+        assert!(file.forget(None) > 0);
+        assert_eq!(whole(&file), [1; 5000]);
+    }
+
+    #[test]
+    fn fsyncs_that_end_in_the_other_order_keep_the_newest() {
+        let mut file = File::default();
+        file.write(0, &[1; 10]);
+        let first = file.begin_sync();
+        file.write(0, &[2; 10]);
+        let second = file.begin_sync();
+        file.end_sync(second);
+        file.end_sync(first);
+        assert!(!file.is_unsynced());
+        file.forget(None);
+        assert_eq!(whole(&file), [2; 10]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use fuser::{BackgroundSession, Config, MountOption};
@@ -28,8 +29,11 @@ pub use tree::Unsynced;
 
 use crate::{
     chance::Chance,
-    mount::{Faults, Mounted, Power, Shared},
+    mount::{Mounted, Power, Shared},
 };
+
+/// Requests that are served at once.
+const THREADS: usize = 4;
 
 /// What a power loss leaves of what was not fsynced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +90,8 @@ impl Disk {
             MountOption::NoSuid,
             MountOption::NoAtime,
         ];
+        // Several at once, so that an fsync holds up nobody else.
+        config.n_threads = Some(THREADS);
         self.shared.set_power(Power::On);
         self.session = Some(fuser::spawn_mount(Mounted(self.shared.clone()), &self.path, &config)?);
         Ok(())
@@ -126,6 +132,11 @@ impl Disk {
     /// again, and what should have been written is not on the disk: so Linux does it.
     pub fn fail_sync(&self, ending: &str, after: u64) {
         self.shared.faults(|faults| faults.failing = Some((ending.to_owned(), after)));
+    }
+
+    /// How long each fsync takes from now on; at first no time. Meanwhile the disk serves others, and the power may go: then parts of it are done.
+    pub fn set_sync_time(&self, time: Duration) {
+        self.shared.faults(|faults| faults.sync_time = time);
     }
 
     /// How many fsyncs failed so far.

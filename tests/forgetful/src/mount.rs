@@ -45,6 +45,8 @@ pub(crate) struct Faults {
     pub(crate) failing: Option<(String, u64)>,
     pub(crate) failed: u64,
     pub(crate) syncs: u64,
+    /// How long an fsync takes.
+    pub(crate) sync_time: Duration,
 }
 
 /// What an fsync comes to.
@@ -126,9 +128,46 @@ impl Shared {
 
     /// The disk as a program has it; an error if the power is off.
     fn powered(&self) -> Result<MutexGuard<'_, State>, Errno> {
+        self.powered_again(self.lock())
+    }
+
+    fn powered_again<'a>(&self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, Errno> {
         let cut = |state: &mut State| state.power == Power::Cut;
-        let state = self.changed.wait_while(self.lock(), cut).unwrap_or_else(PoisonError::into_inner);
+        let state = self.changed.wait_while(state, cut).unwrap_or_else(PoisonError::into_inner);
         if state.power == Power::On { Ok(state) } else { Err(Errno::EIO) }
+    }
+
+    /// Lets the time of an fsync pass, in which others use the disk, and in which the power may go.
+    fn take_time<'a>(&self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, Errno> {
+        let time = state.faults.sync_time;
+        let on = |state: &mut State| state.power == Power::On;
+        let waited = self.changed.wait_timeout_while(state, time, on).unwrap_or_else(PoisonError::into_inner);
+        self.powered_again(waited.0)
+    }
+
+    fn sync_file<'a>(&'a self, mut state: MutexGuard<'a, State>, number: u64) -> Result<(), Errno> {
+        let State { tree, faults, .. } = &mut *state;
+        match faults.sync(&tree.node(number)?.name) {
+            Sync::Done => {
+                let staged = tree.file_mut(number)?.begin_sync();
+                self.take_time(state)?.tree.file_mut(number)?.end_sync(staged);
+                Ok(())
+            }
+            Sync::Lied => Ok(()),
+            Sync::Failed => {
+                tree.file_mut(number)?.fail_sync();
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    fn sync_folder<'a>(&'a self, mut state: MutexGuard<'a, State>, number: u64) -> Result<(), Errno> {
+        let State { tree, faults, .. } = &mut *state;
+        match faults.sync(&tree.node(number)?.name) {
+            Sync::Done => self.take_time(state)?.tree.sync_folder(number),
+            Sync::Lied => Ok(()),
+            Sync::Failed => Err(Errno::EIO),
+        }
     }
 }
 
@@ -162,25 +201,6 @@ impl State {
         let permissions = u16::try_from(mode & 0o7777).expect("12 bits");
         let number = self.tree.make(at.0.into(), at.1, kind, permissions, (request.uid(), request.gid()))?;
         self.attributes(number)
-    }
-
-    fn sync_file(&mut self, number: u64) -> Result<(), Errno> {
-        match self.faults.sync(&self.tree.node(number)?.name) {
-            Sync::Done => self.tree.sync_file(number),
-            Sync::Lied => Ok(()),
-            Sync::Failed => {
-                self.tree.file_mut(number)?.fail_sync();
-                Err(Errno::EIO)
-            }
-        }
-    }
-
-    fn sync_folder(&mut self, number: u64) -> Result<(), Errno> {
-        match self.faults.sync(&self.tree.node(number)?.name) {
-            Sync::Done => self.tree.sync_folder(number),
-            Sync::Lied => Ok(()),
-            Sync::Failed => Err(Errno::EIO),
-        }
     }
 
     fn allocate(&mut self, number: u64, end: u64, mode: i32) -> Result<(), Errno> {
@@ -344,7 +364,7 @@ impl Filesystem for Mounted {
             state.tree.file_mut(ino.into())?.write(offset, data);
             // O_SYNC has the bit of O_DSYNC too. The kernel may send no fsync after a direct write.
             if OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DSYNC) {
-                state.sync_file(ino.into())?;
+                self.0.sync_file(state, ino.into())?;
             }
             Ok(u32::try_from(data.len()).expect("the kernel writes less at once"))
         });
@@ -372,12 +392,12 @@ impl Filesystem for Mounted {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let done = self.0.powered().and_then(|mut state| state.sync_file(ino.into()));
+        let done = self.0.powered().and_then(|state| self.0.sync_file(state, ino.into()));
         answer!(reply, done, |reply: ReplyEmpty, ()| reply.ok());
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let done = self.0.powered().and_then(|mut state| state.sync_folder(ino.into()));
+        let done = self.0.powered().and_then(|state| self.0.sync_folder(state, ino.into()));
         answer!(reply, done, |reply: ReplyEmpty, ()| reply.ok());
     }
 

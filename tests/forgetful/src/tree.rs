@@ -180,9 +180,12 @@ impl Tree {
         Ok(())
     }
 
-    /// An fsync of a file: its bytes and its size, and not its name.
-    pub(crate) fn sync_file(&mut self, number: u64) -> Result<(), Errno> {
-        self.file_mut(number)?.sync();
+    /// The whole of an fsync of a file.
+    #[cfg(test)]
+    fn sync_file(&mut self, number: u64) -> Result<(), Errno> {
+        let file = self.file_mut(number)?;
+        let staged = file.begin_sync();
+        file.end_sync(staged);
         Ok(())
     }
 

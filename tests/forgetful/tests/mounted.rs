@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use forgetful::{Disk, PowerLoss, Unsynced};
@@ -146,5 +147,38 @@ fn nothing_is_answered_after_the_power_is_cut() -> io::Result<()> {
     assert_eq!(rest.join().expect("no panic")?, "", "it was answered");
     disk.restore_power(PowerLoss::Torn(1))?;
     assert_eq!(fs::read_dir(disk.path())?.count(), 0);
+    Ok(())
+}
+
+/// Parts of what is being fsynced when the power goes survive.
+#[test]
+#[ignore = "needs root: make faults"]
+fn power_lost_during_a_direct_write_tears_it() -> io::Result<()> {
+    #[repr(align(4096))]
+    struct Aligned([u8; 65_536]);
+    let mut torn = 0;
+    for seed in 0..10 {
+        let (mut disk, _dir) = disk();
+        let path = disk.path().join("file");
+        let flags = OFlags::DIRECT | OFlags::DSYNC;
+        let file = OpenOptions::new().write(true).create(true).custom_flags(flags.bits().cast_signed()).open(&path)?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 65_536)?;
+        file.sync_all()?;
+        sync_folder(disk.path())?;
+        let syncs = disk.syncs();
+        disk.set_sync_time(Duration::from_secs(60));
+        let writing = thread::spawn(move || file.write_all_at(&Aligned([7; 65_536]).0, 0));
+        while disk.syncs() == syncs {
+            thread::yield_now();
+        }
+        disk.cut_power();
+        disk.let_go();
+        writing.join().expect("no panic").expect_err("it never ended");
+        disk.restore_power(PowerLoss::Torn(seed))?;
+        let found = fs::read(&path)?;
+        assert_eq!(found.len(), 65_536);
+        torn += usize::from(found.contains(&7) && found.contains(&0));
+    }
+    assert!(torn > 3, "{torn} of 10 were torn");
     Ok(())
 }
