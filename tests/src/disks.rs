@@ -1,11 +1,48 @@
-//! Nodes on disks that forget what was not fsynced when the power goes.
+//! Nodes on disks of their own: ones that forget what was not fsynced when the power goes, and small ones that can be filled.
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{
+    env,
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use forgetful::{Disk, PowerLoss, Unsynced};
 
-use crate::Cluster;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::{Cluster, Scenario};
+
+/// How a cluster of three replicas replicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By a majority.
+    Majority,
+    /// A chain with two witnesses, whose primary writes last.
+    BackupsFirst,
+    /// A chain with two witnesses, whose members write at once.
+    Parallel,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Majority, Self::BackupsFirst, Self::Parallel];
+
+    /// Blank nodes, not started, with `settings` as the last lines of their configurations.
+    ///
+    /// # Errors
+    /// If there are no ports or files.
+    pub async fn prepare(self, s: &Scenario, settings: &str) -> Result<Cluster> {
+        let (witnesses, mode) = match self {
+            Self::Majority => (0, "mode = \"majority\"\n"),
+            Self::BackupsFirst => (2, "mode = \"chain\"\n[chain]\npersist_order = \"backups-first\"\n"),
+            Self::Parallel => (2, "mode = \"chain\"\n[chain]\npersist_order = \"parallel\"\n"),
+        };
+        s.prepare_with(3, witnesses, &format!("{mode}{settings}")).await
+    }
+}
 
 /// How long an fsync takes: as long as an SSD's, so that many power losses come upon one that is under way.
 const SYNC_TIME: Duration = Duration::from_micros(300);
@@ -47,6 +84,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Gives a node, which may not have run yet, a disk of its own of so many bytes.
+    ///
+    /// # Errors
+    /// If this isn't root, or it can't be mounted.
+    pub fn on_small_disk(&self, index: usize, bytes: u64) -> Result<SmallDisk> {
+        let node = &self[index];
+        ensure!(node.pid().is_none() && !node.data_dir.exists(), "{} has run already", node.name);
+        let disk = SmallDisk::mount(self.dir().join(format!("disk-of-{}", node.name)), bytes)?;
+        let folder = disk.path.join("data");
+        fs::create_dir(&folder)?;
+        std::os::unix::fs::symlink(folder, &node.data_dir)?;
+        Ok(disk)
+    }
+
     /// A node's disk.
     #[must_use]
     pub fn disk(&self, index: usize) -> &Disk {
@@ -78,6 +129,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// A node that has ended gets its disk back as after a power loss.
+    ///
+    /// # Errors
+    /// If it runs, or its disk can't be mounted again.
+    pub fn restore_disk(&mut self, index: usize, loss: PowerLoss) -> Result<Unsynced> {
+        ensure!(self[index].pid().is_none(), "{} runs", self[index].name);
+        Ok(self.disks[index].restore_power(loss)?)
+    }
+
     /// Copies what is on the disks beside the nodes' logs, as they are gone when the test ends.
     ///
     /// # Errors
@@ -88,6 +148,89 @@ impl Cluster {
             copy(&self[index].data_dir, &self.dir().join(name))?;
         }
         Ok(())
+    }
+}
+
+/// A file system in memory, which needs root. Unmounted when it is dropped, also from under those who use it.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Makes the folder, and mounts the file system there.
+    ///
+    /// # Errors
+    /// If it can't be mounted.
+    pub fn mount(path: PathBuf, bytes: u64) -> Result<Self> {
+        fs::create_dir(&path)?;
+        let options = std::ffi::CString::new(format!("size={bytes},mode=0700"))?;
+        mount("tmpfs", &path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options))
+            .with_context(|| format!("can't mount a tmpfs on {}: `make faults` must run as root", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it as large as this.
+    ///
+    /// # Errors
+    /// If it can't be, or holds more.
+    pub fn resize(&self, bytes: u64) -> Result<()> {
+        let options = std::ffi::CString::new(format!("size={bytes}"))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        Ok(rustix::mount::mount_remount(&self.path, flags, &*options)?)
+    }
+
+    /// Bytes that are free.
+    ///
+    /// # Errors
+    /// If the kernel doesn't tell.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let told = rustix::fs::statvfs(&self.path)?;
+        Ok(told.f_bavail * told.f_frsize)
+    }
+
+    /// Fills it, but for so many bytes.
+    ///
+    /// # Errors
+    /// If it can't be written to.
+    pub fn fill(&self, but: u64) -> Result<()> {
+        let mut ballast = File::options().create(true).append(true).open(self.ballast())?;
+        let zeros = vec![0; 64 << 10];
+        loop {
+            let now = usize::try_from(self.free_bytes()?.saturating_sub(but)).map_or(zeros.len(), |n| n.min(zeros.len()));
+            match ballast.write(&zeros[..now]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Frees what [`SmallDisk::fill`] has taken.
+    ///
+    /// # Errors
+    /// If that isn't there.
+    pub fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.ballast())?)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(&self.path, UnmountFlags::DETACH) {
+            eprintln!("unmount {} by hand: {error}", self.path.display());
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use replicator_tests::{Blackout, Cluster, Load, PowerLoss, Scenario, advance, module, number, scenario, settle};
+use anyhow::{Context as _, Result, ensure};
+use replicator_tests::{
+    Blackout, Cluster, Load, Mode, PowerLoss, Scenario, advance, module, number, scenario, settle, until,
+};
 
 /// Losses of the whole cluster's power that one test plays, for each of `RUNS`.
 const LOSSES: u64 = 34;
@@ -18,20 +20,8 @@ const IMAGES: &str = "[images]\nlog_bytes = 65536\n";
 /// Answers to each load between two losses.
 const ADVANCE: u64 = 20;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Majority,
-    BackupsFirst,
-    Parallel,
-}
-
-async fn prepare(s: &Scenario, mode: Mode) -> Result<Cluster> {
-    let (witnesses, settings) = match mode {
-        Mode::Majority => (0, "mode = \"majority\"\n"),
-        Mode::BackupsFirst => (2, "mode = \"chain\"\n[chain]\npersist_order = \"backups-first\"\n"),
-        Mode::Parallel => (2, "mode = \"chain\"\n[chain]\npersist_order = \"parallel\"\n"),
-    };
-    let mut cluster = s.prepare_with(3, witnesses, &format!("{settings}{IMAGES}")).await?;
+async fn cluster(s: &Scenario, mode: Mode) -> Result<Cluster> {
+    let mut cluster = mode.prepare(s, IMAGES).await?;
     cluster.on_forgetful_disks()?;
     cluster.start_all().await?;
     cluster.init(&module("counter"), &[]).await?;
@@ -42,7 +32,13 @@ fn everyone(cluster: &Cluster) -> Vec<usize> {
     (0..cluster.len()).collect()
 }
 
-/// Loses the power of all nodes at a moment that the seed and the scheduler choose, starts them, and waits until every load goes on.
+/// What is acknowledged of each load.
+fn acknowledged(loads: &[Load]) -> Vec<(String, u64)> {
+    loads.iter().map(|load| (load.name().to_owned(), load.acknowledged())).collect()
+}
+
+/// Loses the power of all nodes at a moment that the seed and the scheduler choose, starts them, checks that all that was acknowledged before
+/// is there, and waits until every load goes on.
 async fn lose(cluster: &mut Cluster, loads: &[Load], seed: u64, blackout: &mut Blackout) -> Result<()> {
     advance(loads, ADVANCE).await?;
     tokio::time::sleep(Duration::from_micros(seed.wrapping_mul(7_919) % 30_000)).await;
@@ -50,8 +46,14 @@ async fn lose(cluster: &mut Cluster, loads: &[Load], seed: u64, blackout: &mut B
     let loss = if seed.is_multiple_of(3) { PowerLoss::Clean } else { PowerLoss::Torn(seed) };
     let all = everyone(cluster);
     cluster.lose_power(&all, loss, blackout)?;
+    let before = acknowledged(loads);
     for &index in &all {
         cluster[index].start(&[])?;
+    }
+    let node = usize::try_from(seed % 3).context("a small number")?;
+    for (name, acknowledged) in before {
+        let found = until("a node answers", async || cluster.counter_at(node, &name).await).await?;
+        ensure!(found >= acknowledged, "LOST: {acknowledged} of {name} were acknowledged, and {found} are there");
     }
     advance(loads, ADVANCE).await
 }
@@ -64,7 +66,8 @@ fn play(name: &str, mode: Mode) {
     for seeds in seeds.chunks(usize::try_from(LOSSES_PER_CLUSTER).expect("a small number")) {
         scenario(async |s| {
             s.run_again_by(format!("make faults TEST={name} SEED={} RUNS={runs}", seeds[0]));
-            let mut cluster = prepare(s, mode).await?;
+            s.may_take(2);
+            let mut cluster = cluster(s, mode).await?;
             let loads = Load::several(&cluster, 2).await?;
             for &seed in seeds {
                 let lost = lose(&mut cluster, &loads, seed, &mut blackout).await;
@@ -107,4 +110,74 @@ fn power_loss_in_a_chain_backups_first_loses_nothing_acknowledged() {
 #[ignore = "needs root: make faults"]
 fn power_loss_in_a_parallel_chain_loses_nothing_acknowledged() {
     play("power_loss_in_a_parallel_chain", Mode::Parallel);
+}
+
+/// One replica alone loses its power, again and again, while the others go on.
+#[test]
+#[ignore = "needs root: make faults"]
+fn replica_that_loses_its_power_comes_back_while_the_others_go_on() {
+    for mode in Mode::ALL {
+        scenario(async |s| {
+            let mut cluster = cluster(s, mode).await?;
+            let loads = Load::several(&cluster, 1).await?;
+            let mut blackout = Blackout::default();
+            for seed in 0..6 {
+                advance(&loads, ADVANCE).await?;
+                let victim = usize::try_from(seed % 3).context("a small number")?;
+                cluster.lose_power(&[victim], PowerLoss::Torn(seed), &mut blackout)?;
+                advance(&loads, ADVANCE).await.with_context(|| format!("{mode:?}: without {victim}"))?;
+                cluster.restart(victim).await.with_context(|| format!("{mode:?}: {victim}, seed {seed}"))?;
+            }
+            ensure!(blackout.forgot > 0, "nothing was forgotten");
+            cluster.wait_all_serve().await?;
+            settle(&cluster, loads).await
+        });
+    }
+}
+
+/// That these tests can fail: where fsync does nothing, they find what it loses.
+#[test]
+#[ignore = "needs root: make faults"]
+fn disks_that_lie_about_every_fsync_are_found_to_lose_what_was_acknowledged() {
+    for mode in Mode::ALL {
+        scenario(async |s| {
+            let mut cluster = cluster(s, mode).await?;
+            let loads = Load::several(&cluster, 1).await?;
+            advance(&loads, ADVANCE).await?;
+            for index in everyone(&cluster) {
+                cluster.disk(index).lie_about_syncs(Some(""));
+            }
+            advance(&loads, 5 * ADVANCE).await?;
+            // A multiple of 3: nothing that was not fsynced survives.
+            let lost = lose(&mut cluster, &loads, 3, &mut Blackout::default()).await;
+            let told = format!("{:#}", lost.err().context("nothing was lost, though no fsync did anything")?);
+            println!("{mode:?}: {told}");
+            ensure!(told.contains("LOST"), "{told}");
+            Ok(())
+        });
+    }
+}
+
+/// One disk that lies is found by what the others remember of it (safety rule 2).
+#[test]
+#[ignore = "needs root: make faults"]
+fn node_whose_disk_lied_is_found_out_and_comes_back_as_a_new_one() {
+    for mode in Mode::ALL {
+        scenario(async |s| {
+            let mut cluster = cluster(s, mode).await?;
+            let loads = Load::several(&cluster, 1).await?;
+            advance(&loads, ADVANCE).await?;
+            cluster.disk(1).lie_about_syncs(Some(""));
+            advance(&loads, 5 * ADVANCE).await?;
+            cluster.lose_power(&[1], PowerLoss::Clean, &mut Blackout::default())?;
+            cluster.disk(1).lie_about_syncs(None);
+            advance(&loads, ADVANCE).await?;
+            let since = cluster[1].log_bytes();
+            cluster[1].start(&[])?;
+            cluster[1].exits(3, since, &["old copy", "--rejoin"]).await.with_context(|| format!("{mode:?}"))?;
+            cluster[1].start(&["--rejoin"])?;
+            cluster.wait_serves(1).await?;
+            settle(&cluster, loads).await
+        });
+    }
 }

@@ -7,6 +7,8 @@
 mod fetching;
 mod serving;
 mod taking;
+#[cfg(test)]
+mod transfer_tests;
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
