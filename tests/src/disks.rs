@@ -203,7 +203,8 @@ impl SmallDisk {
         let mut ballast = File::options().create(true).append(true).open(self.ballast())?;
         let zeros = vec![0; 64 << 10];
         loop {
-            let now = usize::try_from(self.free_bytes()?.saturating_sub(but)).map_or(zeros.len(), |n| n.min(zeros.len()));
+            let now =
+                usize::try_from(self.free_bytes()?.saturating_sub(but)).map_or(zeros.len(), |n| n.min(zeros.len()));
             match ballast.write(&zeros[..now]) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}

@@ -225,7 +225,9 @@ impl Resident {
     /// A try that came to nothing: allowed if the node says so, or says nothing.
     fn failed(&self, status: &Status) -> Result<()> {
         let full = status.code() == Code::ResourceExhausted && reason(status) == Some(ErrorReason::DiskFull);
-        let excused = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+        // The last is what our side makes of a connection that breaks under a request: no node says that.
+        let excused = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+            || (status.code() == Code::Unknown && status.message() == "transport error");
         ensure!(excused || full, "{}: {status:?}", self.own().name);
         self.own().disk_full.fetch_add(u64::from(full), Ordering::AcqRel);
         self.own().failures.fetch_add(1, Ordering::AcqRel);

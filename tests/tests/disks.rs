@@ -11,9 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use replicator_client::proto::StatusResponse;
-use replicator_tests::{
-    Cluster, Mode, PowerLoss, Residents, SmallDisk, module, scenario, until,
-};
+use replicator_tests::{Cluster, Mode, PowerLoss, Residents, SmallDisk, module, scenario, until};
 
 /// Small, so that images are taken and removed, and segments of the log come and go, all the time.
 const IMAGES: &str = "[images]\nlog_bytes = 65536\n";
@@ -53,6 +51,7 @@ const FAILING: [&str; 3] = [".seg", ".new", ""];
 fn failed_fsync_ends_the_process_at_once_and_nothing_acknowledged_is_lost() {
     for mode in Mode::ALL {
         scenario(async |s| {
+            s.may_take(3);
             let mut cluster = mode.prepare(s, IMAGES).await?;
             cluster.on_forgetful_disks()?;
             let mut residents = serve(&mut cluster).await?;
@@ -62,12 +61,8 @@ fn failed_fsync_ends_the_process_at_once_and_nothing_acknowledged_is_lost() {
                 let victim = if turn.is_multiple_of(2) { primary } else { without(&cluster, primary)[0] };
                 let what = format!("{mode:?}: an fsync of {ending:?} fails at {}", cluster[victim].name);
                 let since = cluster[victim].log_bytes();
-                cluster.disk(victim).fail_sync(ending, turn);
-                let told = cluster[victim].exits(3, since, &["fsync"]).await.or_else(|error| {
-                    // A direct write that is durable on return says that it can't be written.
-                    let told = cluster[victim].told(since)?;
-                    if told.contains("can't write") || told.contains("write") { Ok(told) } else { Err(error) }
-                });
+                cluster.disk(victim).fail_sync(ending, turn % 3);
+                let told = cluster[victim].exits(3, since, &["Input/output error"]).await;
                 let told = told.with_context(|| what.clone())?;
                 ensure!(cluster.disk(victim).failed_syncs() > 0, "{what}: none has failed");
                 ensure!(!told.contains("panicked"), "{what}: {told}");
@@ -101,7 +96,12 @@ async fn write_on(cluster: &Cluster, residents: &mut Residents, full: Full, prim
         let refused = residents.refused_for_room();
         until("writes are refused for want of room", async || {
             let now = residents.refused_for_room();
-            ensure!(now > refused + 10, "{} were refused; the primary: {:?}", now - refused, told(cluster, primary).await);
+            ensure!(
+                now > refused + 10,
+                "{} were refused; the primary: {:?}",
+                now - refused,
+                told(cluster, primary).await
+            );
             Ok(())
         })
         .await?;
@@ -213,9 +213,7 @@ fn transfer_onto_a_full_disk_completes_once_there_is_room() {
             let mut cluster = mode.prepare(s, IMAGES).await?;
             let disks = small_disks(&cluster)?;
             let mut residents = serve(&mut cluster).await?;
-            cluster
-                .wait_status(0, "drops what is in images", |status| status.purged_log_index > 0)
-                .await?;
+            cluster.wait_status(0, "drops what is in images", |status| status.purged_log_index > 0).await?;
             cluster.kill(&[2])?;
             let folder = fs::canonicalize(&cluster[2].data_dir)?;
             for entry in fs::read_dir(&folder)? {

@@ -7,7 +7,8 @@ use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use replicator_tests::{
-    Cluster, NodeProcess, PATIENCE, Proxy, Requests as _, module, number, replicator, request, run, scenario, until_within,
+    Cluster, NodeProcess, PATIENCE, Proxy, Requests as _, module, number, replicator, request, run, scenario,
+    until_within,
 };
 
 /// Cuts in all, for each of `RUNS`.

@@ -9,7 +9,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use futures::StreamExt as _;
@@ -38,8 +38,8 @@ use crate::{
 
 /// The image: 64 KiB that no compression makes smaller.
 const IMAGE_BYTES: usize = 64 << 10;
-/// What is checked, and kept over a restart, at once; as large as a piece in tests.
-const CHUNK_BYTES: usize = 16 << 10;
+/// What is checked at once: of what an interrupted transfer has left, whole chunks are kept.
+const CHUNK_BYTES: usize = 4 << 10;
 /// What a connection carries beside pieces, at most: the head, the manifest, and HTTP/2's frames.
 const OVERHEAD_BYTES: u64 = 4 << 10;
 /// At which cuts the receiver starts anew, with its folder, before it goes on: each that this divides.
@@ -76,6 +76,8 @@ struct Wire {
     from: u64,
     /// Whether it breaks as when the peer's process ends, and not as when it is reset.
     politely: bool,
+    /// Who waits for bytes.
+    reader: Option<Waker>,
 }
 
 impl AsyncRead for Wire {
@@ -84,14 +86,17 @@ impl AsyncRead for Wire {
             let broken = if self.politely { Ok(()) } else { Err(io::ErrorKind::ConnectionReset.into()) };
             return Poll::Ready(broken);
         }
-        let room = buf.remaining().min(usize::try_from(self.from).unwrap_or(usize::MAX));
-        let mut part = buf.take(room);
+        let mut own = [0; 4096];
+        let room = buf.remaining().min(own.len()).min(usize::try_from(self.from).unwrap_or(usize::MAX));
+        let mut part = ReadBuf::new(&mut own[..room]);
         let read = Pin::new(&mut self.io).poll_read(cx, &mut part);
-        let count = part.filled().len();
-        // The bytes are in `buf` already: `part` is a view of its free end.
-        buf.set_filled(buf.filled().len() + count);
-        self.from -= count as u64;
-        self.wires.received.fetch_add(count as u64, Ordering::Relaxed);
+        if read.is_pending() {
+            self.reader = Some(cx.waker().clone());
+        }
+        let count = part.filled().len() as u64;
+        buf.put_slice(part.filled());
+        self.from -= count;
+        self.wires.received.fetch_add(count, Ordering::Relaxed);
         read
     }
 }
@@ -106,6 +111,11 @@ impl AsyncWrite for Wire {
         if let Poll::Ready(Ok(count)) = written {
             self.to -= count as u64;
             self.wires.sent.fetch_add(count as u64, Ordering::Relaxed);
+            if self.to == 0
+                && let Some(reader) = self.reader.take()
+            {
+                reader.wake(); // Nothing else would tell it.
+            }
         }
         written
     }
@@ -140,7 +150,7 @@ impl Service<Uri> for Connector {
             let (near, far) = tokio::io::duplex(64 << 10);
             listener.send(Ok(Connection::new(far, ()))).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
             let (to, from) = *wires.limits.lock().expect("no panic");
-            Ok(TokioIo::new(Wire { io: near, wires, to, from, politely: from % 2 == 0 }))
+            Ok(TokioIo::new(Wire { io: near, wires, to, from, politely: from % 2 == 0, reader: None }))
         }
         .boxed()
     }
@@ -183,6 +193,10 @@ fn address(text: &str) -> HostPort {
     text.parse().expect("an address")
 }
 
+fn peer(name: &str, at: &str) -> Peer {
+    Peer { name: name.parse().expect("a name"), peer_address: address(at) }
+}
+
 const SERVER: &str = "127.0.0.1:1";
 
 /// A node that has an image, and gives it to who asks.
@@ -192,7 +206,7 @@ async fn server(dir: &TempDir, seams: Seams) -> SnapshotManifest {
         data_dir: dir.path().join("a"),
         client_address: address("127.0.0.1:2"),
         peer_address: address(SERVER),
-        peers: Vec::new(),
+        peers: [11, 12].map(|disk| peer(&format!("other-{disk}"), &format!("127.0.0.1:{disk}"))).into(),
         mode: Mode::default(),
         log: String::new(),
         timing: Timing::default(),
@@ -237,7 +251,10 @@ async fn server(dir: &TempDir, seams: Seams) -> SnapshotManifest {
         writer.finish().expect("room")
     };
     let node = Node::start(config, seams).expect("it starts");
-    service::serve(node).await.expect("it listens");
+    service::serve(node.clone()).await.expect("it listens");
+    while node.status().cluster.is_none() {
+        tokio::task::yield_now().await; // It begins to ask the others about its disk.
+    }
     manifest
 }
 
@@ -261,7 +278,7 @@ fn receiver(dir: &TempDir, seams: &Seams) -> Arc<NodeImages> {
         peers: Peers::new(seams.network.clone()),
         clock: seams.clock.clone(),
         config: ImageConfig::default(),
-        configured: vec![Peer { name: "a".parse().expect("a name"), peer_address: address(SERVER) }],
+        configured: vec![peer("a", SERVER)],
     })
     .expect("a folder of images")
 }
@@ -282,8 +299,7 @@ impl Transfer {
     async fn prepare() -> Self {
         let (dir, wires) = (folder(), Arc::new(Wires::default()));
         wires.limit(u64::MAX, u64::MAX);
-        let seams =
-            Seams { network: Arc::new(InMemory(wires.clone())), threads: Arc::new(OneThread), ..Seams::real() };
+        let seams = Seams { network: Arc::new(InMemory(wires.clone())), threads: Arc::new(OneThread), ..Seams::real() };
         let manifest = server(&dir, seams.clone()).await;
         let images = Some(receiver(&dir, &seams));
         let path = files(&dir.path().join("a").join(IMAGES)).into_iter().find(|path| path.ends_with(".image"));
@@ -368,24 +384,33 @@ fn files(folder: &std::path::Path) -> Vec<String> {
     found.map(|path| path.display().to_string()).collect()
 }
 
+/// What all cuts came to.
+#[derive(Default)]
+struct Sums {
+    cuts: u64,
+    /// Bytes that came after them.
+    again: u64,
+    restarts: u64,
+}
+
 /// Cuts a transfer after `to` and `from` bytes, checks what is there then, completes it, and checks what is there then.
-async fn cut_and_complete(transfer: &mut Transfer, (to, from): (u64, u64), whole: u64) -> bool {
+async fn cut_and_complete(transfer: &mut Transfer, (to, from): (u64, u64), sums: &mut Sums) {
     let what = format!("cut after {to} bytes there and {from} back");
-    let cut = transfer.cut(to, from).await;
-    if cut {
+    if transfer.cut(to, from).await {
         let kept = transfer.kept();
-        assert!(kept + CHUNK_BYTES as u64 + OVERHEAD_BYTES >= from.min(whole), "{what}: only {kept} bytes were kept");
         if (to ^ from).is_multiple_of(RESTART_AT) {
             transfer.restart();
+            sums.restarts += 1;
         }
         let again = transfer.complete(&what).await;
         let missing = transfer.manifest.data_bytes - kept + CHUNK_BYTES as u64 + OVERHEAD_BYTES;
         assert!(again <= missing, "{what}: {kept} bytes were here, and {again} were sent again");
+        sums.cuts += 1;
+        sums.again += again;
     } else {
         transfer.check(&what);
     }
     transfer.forget();
-    cut
 }
 
 #[test]
@@ -393,23 +418,27 @@ fn transfer_cut_at_every_byte_is_never_half_installed_and_goes_on_where_it_was()
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut transfer = Transfer::prepare().await;
-        transfer.complete("no cut").await;
-        transfer.forget();
-        assert!(!cut_and_complete(&mut transfer, (u64::MAX, u64::MAX), 0).await);
+        assert!(!transfer.cut(u64::MAX, u64::MAX).await, "it fails without a cut");
         let (to, from) = transfer.wires.limit(u64::MAX, u64::MAX);
+        transfer.forget();
         println!("a transfer is {to} bytes there and {from} back");
         assert!(from > IMAGE_BYTES as u64 && from < IMAGE_BYTES as u64 + OVERHEAD_BYTES, "{from} bytes");
-        let mut cuts = 0;
-        // The last bytes may be acknowledgements of settings, which nobody misses.
-        for cut in 0..from + OVERHEAD_BYTES {
-            cuts += u64::from(cut_and_complete(&mut transfer, (u64::MAX, cut), from).await);
+
+        let mut back = Sums::default();
+        // Past the end too: the last bytes may be such as nobody misses.
+        for cut in 0..from + 64 {
+            cut_and_complete(&mut transfer, (u64::MAX, cut), &mut back).await;
         }
+        let Sums { cuts, again, restarts } = back;
+        println!("{cuts} cuts on the way back, {restarts} restarts: {} of {from} bytes came after a cut", again / cuts);
         assert!(cuts > IMAGE_BYTES as u64, "only {cuts} cuts broke anything");
-        let mut early = 0;
+        assert!(again < cuts * from * 4 / 5, "transfers don't go on where they were: {again} bytes after {cuts} cuts");
+
+        let mut there = Sums::default();
         for cut in 0..to {
-            early += u64::from(cut_and_complete(&mut transfer, (cut, u64::MAX), 0).await);
+            cut_and_complete(&mut transfer, (cut, u64::MAX), &mut there).await;
         }
-        assert!(early > 100, "only {early} cuts of {to} bytes there broke anything");
-        println!("{cuts} cuts on the way back and {early} on the way there");
+        println!("{} cuts on the way there", there.cuts);
+        assert!(there.cuts > 100, "only {} cuts of {to} bytes there broke anything", there.cuts);
     });
 }
