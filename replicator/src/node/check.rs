@@ -31,7 +31,7 @@ const REGISTER: Duration = Duration::from_secs(5);
 
 /// Why a peer's answer doesn't count.
 #[derive(Debug, thiserror::Error)]
-enum Unheard {
+pub(super) enum Unheard {
     /// It is of another cluster or history.
     #[error("{0}")]
     Refused(String),
@@ -41,10 +41,10 @@ enum Unheard {
 }
 
 /// The other nodes by name: peer address. One disk speaks for a name, whichever it is by now.
-type Others = BTreeMap<String, String>;
+pub(super) type Others = BTreeMap<String, String>;
 
 impl Node {
-    fn others(&self) -> Others {
+    pub(super) fn others(&self) -> Others {
         let meta = self.dir.meta();
         let configured = |name: &str| self.config.peers.iter().find(|peer| peer.name.as_str() == name);
         let others = meta.members.iter().filter(|member| member.node != self.config.name.as_str());
@@ -160,7 +160,10 @@ impl Node {
     }
 
     /// Says hello to some. An error is the answer of somebody else than the one asked, or a refusal; silence is left out.
-    async fn hello_round(&self, others: impl Iterator<Item = (&String, &String)>) -> Vec<Result<HelloAnswer, Unheard>> {
+    pub(super) async fn hello_round(
+        &self,
+        others: impl Iterator<Item = (&String, &String)>,
+    ) -> Vec<Result<HelloAnswer, Unheard>> {
         let cluster = self.dir.meta().cluster;
         let floor = self.running().map_or(LogIndex(0), |running| self.floor(&running));
         let hello = Hello {

@@ -75,6 +75,7 @@ impl Node {
             last_log_index,
             // A log that is behind the asker's can't tell: the asker may have been let in after its end.
             replaced: hello.cluster.is_some() && same_name && !member && last_log_index >= hello.last_log_index,
+            disk_full: !self.log.room().open,
         })
     }
 

@@ -98,6 +98,7 @@ impl PeerService for PeerApi {
             known_durable_index: answer.known_durable.0,
             last_log_index: answer.last_log_index.0,
             replaced: answer.replaced,
+            disk_full: answer.disk_full,
         }))
     }
 

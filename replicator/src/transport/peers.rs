@@ -131,6 +131,8 @@ pub struct HelloAnswer {
     pub last_log_index: LogIndex,
     /// Whether the asking disk has been replaced.
     pub replaced: bool,
+    /// Whether the peer's disk is too full to be the primary's.
+    pub disk_full: bool,
 }
 
 /// A new disk asks to be let in.
@@ -314,6 +316,7 @@ impl PeerChannel {
             known_durable: LogIndex(answer.known_durable_index),
             last_log_index: LogIndex(answer.last_log_index),
             replaced: answer.replaced,
+            disk_full: answer.disk_full,
         })
     }
 
