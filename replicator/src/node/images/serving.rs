@@ -9,7 +9,7 @@ use super::NodeImages;
 
 /// A piece, in bytes: less where the rate is bounded, so that none takes more than about a tenth of a second. Small in tests, so that small images are
 /// cut between pieces too.
-const PIECE_BYTES: usize = if cfg!(test) { 8 << 10 } else { 1 << 20 };
+const PIECE_BYTES: usize = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 const PIECE_BYTES_MIN: u64 = 4 << 10;
 
 /// An image on its way to a peer.

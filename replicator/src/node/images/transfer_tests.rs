@@ -43,7 +43,7 @@ const CHUNK_BYTES: usize = 4 << 10;
 /// What a connection carries beside pieces, at most: the head, the manifest, and HTTP/2's frames.
 const OVERHEAD_BYTES: u64 = 4 << 10;
 /// At which cuts the receiver starts anew, with its folder, before it goes on: each that this divides.
-const RESTART_AT: u64 = 61;
+const RESTART_AT: u64 = 509;
 const CLUSTER: (ClusterId, Lineage) = (ClusterId([7; 16]), Lineage(3));
 
 fn position() -> Position {
