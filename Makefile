@@ -17,10 +17,12 @@ NATIVE := -p replicator -p chat
 # with chat, so that the dependencies are those of the real one.
 WRONG := replicator-wrong
 ROUNDS ?= 50
-# make faults: how often each cut is played, with which seed it begins, and which tests, by a part of their names.
+# make faults: how often each fault is played, with which seed it begins, and which tests, by a part
+# of their names; and which of the faults.
 RUNS ?= 1
 SEED ?= 1
 TEST ?=
+FAULTS ?= cuts power disks transfers
 
 # $(call timed,what,command): runs the command, and says how long it took.
 timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
@@ -63,16 +65,8 @@ torture: modules build ## Kill and stop nodes under load, and account for every 
 	@for nodes in 3 3 3 5; do $(TARGET_DIR)/release/replicator torture --rounds $(ROUNDS) --nodes $$nodes; done
 	@for order in backups-first parallel; do $(TARGET_DIR)/release/replicator torture --mode chain --persist-order $$order --rounds $(ROUNDS); done
 
-faults: ## Cut nodes off from each other, as root, with nft: RUNS=20 times each at other moments, TEST=primary for some
-	@why=; \
-	if [ "$$(id -u)" != 0 ]; then why="it cuts links between nodes with rules of the kernel's packet filter, which needs root"; \
-	elif ! command -v nft >/dev/null; then why="nft is missing; it comes with the package nftables"; \
-	elif ! told=$$(nft list tables 2>&1); then why="this kernel refuses nft: $$told"; fi; \
-	if [ -n "$$why" ]; then echo "SKIPPED make faults, NOTHING WAS TESTED: $$why"; else $(MAKE) --no-print-directory cuts; fi
-
-.PHONY: cuts
-cuts: modules build
-	RUNS=$(RUNS) SEED=$(SEED) $(CARGO) test --locked --release -p replicator-tests --test cuts -- --ignored --nocapture --test-threads 1 $(TEST)
+faults: modules build ## Cut links, power, disks and transfers, as root: RUNS=20 times each, FAULTS=power or TEST=primary for some
+	@CARGO="$(CARGO)" RUNS=$(RUNS) SEED=$(SEED) TEST="$(TEST)" tests/faults.sh $(FAULTS)
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

@@ -230,6 +230,11 @@ impl Node {
         tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
         tokio::spawn(node.clone().pass_on(pushed));
+        let watching = node.clone();
+        tokio::spawn(async move {
+            let why = watching.images.disk_failed().await;
+            watching.fail(StartError::Stopped(format!("the disk has failed, and may hold less than it says: {why}")));
+        });
         let starting = node.clone();
         tokio::spawn(async move {
             if let Err(error) = starting.come_up(foundings, adopted).await {

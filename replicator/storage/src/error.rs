@@ -185,6 +185,13 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether an fsync has failed, for another reason than a full disk. What the disk holds is unknown then, and the next fsync may say that all is
+    /// well: the process must end, the first time.
+    #[must_use]
+    pub fn is_failed_fsync(&self) -> bool {
+        matches!(self, Self::Io { action: "fsync", source, .. } if !crate::disk_room::is_full(source))
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, action, source }

@@ -123,7 +123,8 @@ impl NodeImages {
         }
         let receiver = receiver.ok_or("it sent nothing")?;
         let finished = self.runtime.spawn_blocking(move || receiver.finish()).await;
-        let manifest = finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let finished = finished.map_err(|error| error.to_string())?;
+        let manifest = finished.map_err(|error| self.noted(error).to_string())?;
         tracing::info!(
             peer = peer.node,
             position = %manifest.position(),
@@ -144,6 +145,7 @@ impl NodeImages {
             let manifest = manifest.or_else(|| images.store.receiving());
             manifest.map(|manifest| images.store.receive(manifest)).transpose()
         });
-        opened.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        let opened = opened.await.map_err(|error| error.to_string())?;
+        opened.map_err(|error| self.noted(error).to_string())
     }
 }

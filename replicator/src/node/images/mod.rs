@@ -9,6 +9,8 @@ mod pace;
 mod saving;
 mod serving;
 mod taking;
+#[cfg(test)]
+mod transfer_tests;
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -109,6 +111,8 @@ pub(super) struct NodeImages {
     /// Held by who fetches one.
     fetching: tokio::sync::Mutex<()>,
     catch_up: watch::Sender<Option<CatchUp>>,
+    /// Why the disk can't be trusted any more.
+    disk_failed: watch::Sender<Option<String>>,
 }
 
 /// What [`NodeImages`] needs of the node.
@@ -147,12 +151,28 @@ impl NodeImages {
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
             catch_up: watch::Sender::new(None),
+            disk_failed: watch::Sender::new(None),
         }))
     }
 
     /// How this node last caught up by an image; None: it hasn't, since it started.
     pub(super) fn catch_up(&self) -> Option<CatchUp> {
         self.catch_up.borrow().clone()
+    }
+
+    /// Ends with the reason when an fsync of an image has failed: the process must end.
+    pub(super) async fn disk_failed(&self) -> String {
+        let mut failed = self.disk_failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).expect("its sender is this, which the caller holds")
+    }
+
+    /// An error of the store's, on its way to who asked.
+    fn noted(&self, error: StorageError) -> StorageError {
+        if error.is_failed_fsync() {
+            self.disk_failed.send_replace(Some(error.to_string()));
+        }
+        error
     }
 
     /// Makes the machine go on from the newest image that is whole, if there is one, and lets the log begin there if it doesn't reach it (safety

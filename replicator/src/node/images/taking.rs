@@ -84,7 +84,8 @@ impl NodeImages {
             images.set_newest(&manifest);
             Ok::<_, StorageError>((summary, manifest, images.retain(KEPT)?))
         });
-        let (summary, manifest, purge) = written.await.expect("writing an image doesn't panic")?;
+        let written = written.await.expect("writing an image doesn't panic");
+        let (summary, manifest, purge) = written.map_err(|error| self.noted(error))?;
         tracing::info!(
             %position,
             state_bytes = summary.memory_bytes,
