@@ -21,9 +21,10 @@
 //! and the pages of a few calls: 0.05 ms at 64 MiB and 0.2 ms at 512 MiB. One that comes after `memory.grow` costs a new
 //! instance with a new page table, too: 10 ms for each GiB, and 1 µs at its first access to each page.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     guest::{GlobalBits, Guest, HEADER_BYTES, Witness},
@@ -65,6 +66,29 @@ pub(crate) struct Call {
     pub(crate) witness: Witness,
 }
 
+/// How long a copy took: by the clock, and of this thread's own time. On a machine with more to do than it has cores, they differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CopyTime {
+    pub(crate) clock: Duration,
+    pub(crate) thread: Duration,
+}
+
+impl CopyTime {
+    fn now() -> Self {
+        let now = |clock| clock_gettime(clock).try_into().unwrap_or_default();
+        Self { clock: now(ClockId::Monotonic), thread: now(ClockId::ThreadCPUTime) }
+    }
+
+    fn until_now(self) -> Self {
+        let now = Self::now();
+        Self { clock: now.clock.saturating_sub(self.clock), thread: now.thread.saturating_sub(self.thread) }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { clock: self.clock.max(other.clock), thread: self.thread.max(other.thread) }
+    }
+}
+
 /// A copy and the calls since. Invariant: the copy, then the calls, is the live state.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -80,6 +104,8 @@ pub(crate) struct Journal {
     fuel: u64,
     /// A new copy is due after this many calls.
     calls_max: usize,
+    /// The longest that one copy took since the last that an image was made of, that one included.
+    copy_longest: CopyTime,
     /// Room for ranges of memory, kept from copy to copy.
     ranges: Vec<Range<usize>>,
 }
@@ -97,6 +123,7 @@ impl Journal {
             bytes: 0,
             fuel: 0,
             calls_max: CALLS_MAX / 8,
+            copy_longest: CopyTime::default(),
             ranges: Vec::new(),
         };
         journal.renew(guest, file)?;
@@ -105,6 +132,7 @@ impl Journal {
 
     /// Takes a new copy.
     pub(crate) fn renew(&mut self, guest: &mut Guest, file: &MemoryFile) -> Result<(), Halt> {
+        let began = CopyTime::now();
         let size = guest.memory().len();
         self.find_written(true, size, file)?;
         self.shadow.take(guest.memory(), &self.ranges);
@@ -116,6 +144,7 @@ impl Journal {
         self.pace();
         self.calls.clear();
         (self.bytes, self.fuel) = (0, 0);
+        self.copy_longest = self.copy_longest.max(began.until_now());
         Ok(())
     }
 
@@ -200,6 +229,16 @@ impl Journal {
         self.calls.len() > REPLAY_CALLS || self.fuel > REPLAY_FUEL
     }
 
+    /// The longest that one copy has taken since the last that an image was made of, that one included.
+    pub(crate) const fn copy_longest(&self) -> CopyTime {
+        self.copy_longest
+    }
+
+    /// Forgets how long copies took.
+    pub(crate) fn time_copies_anew(&mut self) {
+        self.copy_longest = CopyTime::default();
+    }
+
     /// The size of the copy, in bytes.
     pub(crate) const fn memory_bytes(&self) -> usize {
         self.memory_bytes
@@ -222,7 +261,7 @@ impl Journal {
 
     /// The copy's memory, for another thread; nothing if one has it already.
     pub(crate) fn freeze(&mut self) -> Option<FrozenMemory> {
-        self.calls_max = (self.calls_max / 2).max(CALLS_MIN); // see `pace`: copies cost more from now on
+        self.calls_max = (self.calls_max / 4).max(CALLS_MIN); // see `pace`: a page costs three times as much from now on
         self.shadow.freeze()
     }
 

@@ -124,6 +124,11 @@ impl NodeImages {
         let receiver = receiver.ok_or("it sent nothing")?;
         let finished = self.runtime.spawn_blocking(move || receiver.finish()).await;
         let manifest = finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.catch_up.send_modify(|catch_up| {
+            if let Some(catch_up) = catch_up {
+                catch_up.took = began.elapsed();
+            }
+        });
         tracing::info!(
             peer = peer.node,
             position = %manifest.position(),

@@ -19,6 +19,7 @@ use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOption
 use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{runtime::Handle, sync::watch};
 
+pub use self::taking::TakenImage;
 pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     config::{ImageConfig, Peer},
     replication::{Image, Images},
-    seams::Clock,
+    seams::{Clock, Threads},
     transport::Peers,
 };
 
@@ -98,6 +99,7 @@ pub(super) struct NodeImages {
     applier: Applier,
     peers: Peers,
     clock: Arc<dyn Clock>,
+    threads: Arc<dyn Threads>,
     config: ImageConfig,
     configured: Vec<Peer>,
     /// Downloads and files are not for the group's thread.
@@ -117,6 +119,7 @@ pub(super) struct Parts {
     pub(super) applier: Applier,
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) threads: Arc<dyn Threads>,
     pub(super) config: ImageConfig,
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
@@ -128,7 +131,7 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured } = parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -138,6 +141,7 @@ impl NodeImages {
             applier,
             peers,
             clock,
+            threads,
             config,
             configured,
             runtime: Handle::current(),
