@@ -41,6 +41,8 @@ const FUEL_MAX: u64 = 1 << 26;
 /// Or when there are more of them than a number between these: fewer if they write many pages, so that a copy takes some
 /// milliseconds at most; more if they write few, so that it is worth the look through the page table.
 const CALLS_MIN: usize = 1 << 10;
+/// The same while another thread has the last copy: then a page costs up to 5 µs, as its old bytes go to new memory first.
+const CALLS_MIN_FROZEN: usize = 1 << 9;
 /// See [`CALLS_MIN`].
 const CALLS_MAX: usize = 1 << 15;
 /// The pages that a copy should have to take, at least and at most.
@@ -150,15 +152,15 @@ impl Journal {
 
     /// Sets how many calls the next copy comes after, by how many pages this one took; a few calls say nothing.
     fn pace(&mut self) {
-        if self.calls.len() < CALLS_MIN / 4 {
+        if self.calls.len() < CALLS_MIN_FROZEN / 2 {
             return;
         }
         let pages = self.ranges.iter().map(Range::len).sum::<usize>() / PAGE_BYTES;
         let expected = pages * self.calls_max / self.calls.len();
         // For a reader each page is copied twice, the first time to new memory.
-        let weight = if self.shadow.is_frozen() { 3 } else { 1 };
+        let (weight, least) = if self.shadow.is_frozen() { (6, CALLS_MIN_FROZEN) } else { (1, CALLS_MIN) };
         if expected * weight >= PAGES_AIMED.end {
-            self.calls_max = (self.calls_max / 2).max(CALLS_MIN);
+            self.calls_max = (self.calls_max / 2).max(least);
         } else if expected * weight < PAGES_AIMED.start {
             self.calls_max = (self.calls_max * 2).min(CALLS_MAX);
         }
@@ -261,7 +263,7 @@ impl Journal {
 
     /// The copy's memory, for another thread; nothing if one has it already.
     pub(crate) fn freeze(&mut self) -> Option<FrozenMemory> {
-        self.calls_max = (self.calls_max / 4).max(CALLS_MIN); // see `pace`: a page costs three times as much from now on
+        self.calls_max = (self.calls_max / 8).max(CALLS_MIN_FROZEN); // see `pace`: a page costs more from now on
         self.shadow.freeze()
     }
 

@@ -157,6 +157,14 @@ pub(crate) struct FrozenMemory {
     bytes: usize,
 }
 
+/// A chunk on its way to the reader.
+struct Passed {
+    number: usize,
+    chunk: Arc<[u8]>,
+    /// What of its pages was set aside.
+    aside: [Option<Bytes>; PAGES],
+}
+
 impl FrozenMemory {
     /// The size of the memory.
     pub(crate) const fn bytes(&self) -> usize {
@@ -165,7 +173,7 @@ impl FrozenMemory {
 
     /// Fills `buffer` with the next chunk that isn't known to be zeros, and returns its number.
     pub(crate) fn next(&mut self, buffer: &mut [u8; CHUNK_BYTES]) -> Option<usize> {
-        let (number, chunk, aside) = self.pass()?;
+        let Passed { number, chunk, aside } = self.pass()?;
         buffer.copy_from_slice(&chunk);
         for (place, aside) in buffer.chunks_exact_mut(PAGE_BYTES).zip(aside) {
             if let Some(aside) = aside {
@@ -175,8 +183,8 @@ impl FrozenMemory {
         Some(number)
     }
 
-    /// The next chunk that isn't known to be zeros: its number, its bytes, and what of its pages was set aside.
-    fn pass(&mut self) -> Option<(usize, Arc<[u8]>, [Option<Bytes>; PAGES])> {
+    /// The next chunk that isn't known to be zeros.
+    fn pass(&mut self) -> Option<Passed> {
         let mut chunks = self.shared.lock_second();
         let Chunks { chunks, frozen } = &mut *chunks;
         let held = frozen.as_mut().expect("it stays frozen until this value is dropped");
@@ -193,7 +201,7 @@ impl FrozenMemory {
                 *aside = held.set_aside.remove(&(number * PAGES + page));
             }
         }
-        Some((number, chunk, aside))
+        Some(Passed { number, chunk, aside })
     }
 }
 

@@ -147,7 +147,7 @@ fn a_chunk_that_changes_while_the_reader_copies_it_stays_what_it_was_for_the_rea
     shadow.take(&memory, from_ref(&whole));
     let mut frozen = shadow.freeze().unwrap();
     // What `next` does, stopped in the middle.
-    let (number, chunk, aside) = frozen.pass().unwrap();
+    let Passed { number, chunk, aside } = frozen.pass().unwrap();
     memory.fill(2);
     shadow.take(&memory, from_ref(&whole));
     assert_eq!(number, 0);

@@ -98,7 +98,11 @@ async fn measure(args: &ImagesArgs, cluster: &mut Cluster) -> anyhow::Result<Com
         let each =
             |of: fn(&pb::TakeSnapshotResponse) -> u64| images.iter().map(|image| of(image) as f64 / 1e3).collect();
         figures.push(Figure::new(format!("{what}: the machine stood still"), "ms", each(|image| image.paused_us)));
-        figures.push(Figure::new(format!("{what}: of that, its thread worked"), "ms", each(|image| image.paused_cpu_us)));
+        figures.push(Figure::new(
+            format!("{what}: of that, its thread worked"),
+            "ms",
+            each(|image| image.paused_cpu_us),
+        ));
         figures.push(Figure::new(format!("{what}: an image took"), "ms", each(|image| image.took_us)));
     }
     let notes = machine.memory_only().into_iter().collect();

@@ -15,7 +15,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::{
     comparison::{Comparison, Figure},
     load::{self, Load, Work},
-    machine::Machine,
+    machine::{Machine, cpu_seconds},
     own::Own,
     progress::Progress,
     random_name,
@@ -60,7 +60,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
 async fn measure(args: &ReplayArgs, cluster: &mut Cluster) -> anyhow::Result<Comparison> {
     let machine = Machine::here(Some(cluster.dir()));
     fill(args, cluster).await?;
-    let (mut rates, mut starts) = (Vec::new(), Vec::new());
+    let (mut rates, mut rates_cpu, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.rounds {
         let before = cluster.client().status(cluster.endpoint(0), false).await?;
         cluster.stop_one(0).await?;
@@ -72,12 +72,16 @@ async fn measure(args: &ReplayArgs, cluster: &mut Cluster) -> anyhow::Result<Com
         };
         let status = wait_status(cluster, 0, "apply its log", PATIENCE, caught_up).await?;
         starts.push(began.elapsed().as_secs_f64());
+        let pids: Vec<u32> = cluster.pids().map(|(_, pid)| pid).collect();
+        let cpu = cpu_seconds(&pids).context("can't tell what the node has used of its cores")?;
         let restart = status.restart.context("it says how it started")?;
         ensure!(restart.snapshot_log_index == 0, "it began with an image, and didn't apply all of its log");
+        rates_cpu.push(restart.own_log_index as f64 / cpu.max(0.01));
         rates.push(restart.own_log_index as f64 / (restart.took_ms.max(1) as f64 / 1e3));
     }
     let figures = vec![
         Figure::new("entries applied", "/s", rates),
+        Figure::new("entries for each second of CPU, all of the start counted", "/s", rates_cpu),
         Figure::new("from the process's start until all is applied", "s", starts),
     ];
     let about = format!(

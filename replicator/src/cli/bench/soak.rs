@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -69,9 +72,20 @@ struct NodeUsage {
     images: u64,
 }
 
+/// What was found.
+struct Soaked {
+    machine: Machine,
+    /// Answered, those of the warm-up too.
+    requests: u64,
+    measured: Measured,
+    nodes: Vec<NodeUsage>,
+    /// Whether all replicas have the same state.
+    equal: bool,
+}
+
 pub(super) async fn run(args: SoakArgs) -> Result<(), Failure> {
     let settings = format!("\n[images]\nlog_bytes = {}\n", args.log_bytes);
-    let (machine, measured, nodes, equal) =
+    let Soaked { machine, requests, measured, nodes, equal } =
         args.own.run(args.nodes, MODULE, &settings, async |cluster| soak(&args, cluster).await).await?;
     // An image holds what can't be compressed of the state, the session table, and a frame for each 1 MiB.
     let image_bytes = u64::from(args.state_mib + 16) << 20;
@@ -79,7 +93,7 @@ pub(super) async fn run(args: SoakArgs) -> Result<(), Failure> {
     match args.own.output.output {
         Format::Json => output::print_json(&json!({
             "machine": machine.json(),
-            "requests": measured.latency_us.len(),
+            "requests": requests,
             "requests_per_sec": measured.requests_per_sec().round(),
             "errors": measured.errors,
             "bound_bytes": bound,
@@ -97,7 +111,7 @@ pub(super) async fn run(args: SoakArgs) -> Result<(), Failure> {
             println!("{machine}");
             println!(
                 "{} requests of {} bytes, {:.0} a second; an image after {} of log; {} MiB of state",
-                measured.latency_us.len(),
+                requests,
                 args.bytes,
                 measured.requests_per_sec(),
                 output::bytes(args.log_bytes),
@@ -135,7 +149,7 @@ pub(super) async fn run(args: SoakArgs) -> Result<(), Failure> {
     }
 }
 
-async fn soak(args: &SoakArgs, cluster: &mut Cluster) -> anyhow::Result<(Machine, Measured, Vec<NodeUsage>, bool)> {
+async fn soak(args: &SoakArgs, cluster: &mut Cluster) -> anyhow::Result<Soaked> {
     let machine = Machine::here(Some(cluster.dir()));
     let filled = Filled::new(cluster, args.state_mib).await?;
     let replicas: Vec<usize> = (0..cluster.len()).filter(|&node| !cluster.is_witness(node)).collect();
@@ -157,7 +171,7 @@ async fn soak(args: &SoakArgs, cluster: &mut Cluster) -> anyhow::Result<(Machine
     let progress = Progress::of_load(&load, Arc::clone(&done));
     let connections = connections(cluster.endpoint(filled.primary), clients)?;
     let measured = tokio::select! {
-        measured = load::run(&load, &connections, done) => measured?,
+        measured = load::run(&load, &connections, Arc::clone(&done)) => measured?,
         died = cluster.wait_for_death() => {
             let died = died?;
             bail!("{} ended ({})", died.node, died.how);
@@ -177,7 +191,7 @@ async fn soak(args: &SoakArgs, cluster: &mut Cluster) -> anyhow::Result<(Machine
         let name = cluster.name(node).to_owned();
         nodes.push(NodeUsage { name, most: most.max(at_end), at_end, images: status.snapshot_log_index });
     }
-    Ok((machine, measured, nodes, equal))
+    Ok(Soaked { machine, requests: done.load(Ordering::Relaxed), measured, nodes, equal })
 }
 
 /// Looks at the folders again and again.

@@ -9,6 +9,7 @@ mod serving;
 mod taking;
 
 use std::{
+    io,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -17,7 +18,10 @@ use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
 use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
 use replicator_types::{DiskId, LogIndex, Position};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
 pub use self::taking::TakenImage;
 pub(super) use self::{serving::Served, taking::Policy};
@@ -218,7 +222,7 @@ impl NodeImages {
         let began = Instant::now();
         let machine = loop {
             let images = self.clone();
-            let read = self.runtime.spawn_blocking(move || {
+            let read = self.behind("image-read", move || {
                 let mut reader = images.store.open_image(position)?;
                 match Machine::from_image(&mut reader, images.modules.clone()) {
                     Ok(machine) => Ok(Ok(machine)),
@@ -226,7 +230,8 @@ impl NodeImages {
                     Err(error) => Err(ImageUnusable::from(error)),
                 }
             });
-            match read.await.map_err(|error| ImageUnusable::Refused(error.to_string()))?? {
+            let read = read.map_err(|error| ImageUnusable::Refused(format!("can't start a thread: {error}")))?;
+            match read.await.map_err(|_| ImageUnusable::Refused("reading it panicked".into()))?? {
                 Ok(machine) => break machine,
                 Err(hash) => (self.fetch_module)(hash).await,
             }
@@ -237,6 +242,18 @@ impl NodeImages {
         }
         tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
         Ok(())
+    }
+
+    /// Runs `work` on a thread that stands back where the log and the clients want the core. Its end is told; a panic ends what is returned with an
+    /// error.
+    fn behind<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (done, ended) = oneshot::channel();
+        self.threads.start_behind(name, Box::new(move || drop(done.send(work()))))?;
+        Ok(ended)
     }
 
     /// Keeps the newest images, and returns the index through which the log isn't needed any more.

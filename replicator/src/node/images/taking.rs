@@ -97,19 +97,15 @@ impl NodeImages {
         };
         let images = self.clone();
         let estimate = self.applier.state.borrow().memory_bytes;
-        let (done, written) = oneshot::channel();
         // The log and the clients come first: with all cores busy, an image takes its time.
-        let write = move || {
-            let write = || {
-                let mut writer = images.store.begin(info, estimate)?;
-                let summary = image.write_to(&mut writer).map_err(|error| images.write_error(error))?;
-                let manifest = writer.finish()?;
-                images.set_newest(&manifest);
-                Ok::<_, StorageError>((summary, manifest, images.retain()?))
-            };
-            let _ = done.send(write());
-        };
-        self.threads.start_behind("image", Box::new(write)).map_err(|error| self.write_error(error))?;
+        let written = self.behind("image-write", move || {
+            let mut writer = images.store.begin(info, estimate)?;
+            let summary = image.write_to(&mut writer).map_err(|error| images.write_error(error))?;
+            let manifest = writer.finish()?;
+            images.set_newest(&manifest);
+            Ok::<_, StorageError>((summary, manifest, images.retain()?))
+        });
+        let written = written.map_err(|error| self.write_error(error))?;
         let (summary, manifest, purge) = written.await.expect("writing an image doesn't panic")?;
         let copies = self.applier.state.borrow().clone();
         let taken = TakenImage {
