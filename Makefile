@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-unknown-unknown
-MODULES := chat echo counter journal
+MODULES := chat echo counter journal blocks
 WASM_DIR := $(TARGET_DIR)/$(WASM)/wasm
 MODULES_DIR := $(TARGET_DIR)/modules
 # A panic message holds its source's path: the same module must come out of every checkout.

@@ -127,6 +127,38 @@ impl Cluster {
         &self.dir
     }
 
+    /// Adds lines to the configurations of all nodes, before they start.
+    pub(super) fn configure(&self, lines: &str) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            let path = self.dir.join(format!("{}.toml", node.name));
+            let config = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+            fs::write(&path, config + lines).with_context(|| format!("can't write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A node's folder.
+    pub(super) fn data_dir(&self, index: usize) -> PathBuf {
+        self.dir.join(&self.nodes[index].name)
+    }
+
+    /// A node's client address.
+    pub(super) fn endpoint(&self, index: usize) -> &str {
+        &self.nodes[index].client_address
+    }
+
+    /// Ends one node, politely.
+    pub(super) async fn stop_one(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[index];
+        let mut child = node.child.take().ok_or_else(|| anyhow!("{} doesn't run", node.name))?;
+        drop(node.stdin.take());
+        match tokio::time::timeout(PATIENCE, child.wait()).await {
+            Ok(ended) => drop(ended?),
+            Err(_) => bail!("{} did not end within {} s", node.name, PATIENCE.as_secs()),
+        }
+        Ok(())
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }

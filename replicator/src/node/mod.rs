@@ -38,7 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     applier::AppliedState,
     founding::Founding,
-    images::{CatchUp, ImageUnusable, Saving},
+    images::{CatchUp, ImageUnusable, Saving, TakenImage},
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
@@ -149,14 +149,13 @@ impl Node {
         &self.modules
     }
 
-    /// Takes an image now. Returns the index of its last entry.
+    /// Takes an image now; durable on return.
     ///
     /// # Errors
     /// If the node takes no part yet, another image is being taken, or it can't be written.
-    pub async fn take_image(&self) -> Result<LogIndex, String> {
+    pub async fn take_image(&self) -> Result<TakenImage, String> {
         let running = self.running().map_err(|error| error.to_string())?;
-        let taken = self.images.take(&*running.strategy, &running).await;
-        taken.map(|position| position.index).map_err(|error| error.to_string())
+        self.images.take(&*running.strategy, &running).await.map_err(|error| error.to_string())
     }
 
     /// An image for a peer; see `PeerService.FetchImage`. None: there is none of that position here.

@@ -199,6 +199,7 @@ impl Node {
             applier: applier.clone(),
             peers: peers.clone(),
             clock: seams.clock.clone(),
+            threads: seams.threads.clone(),
             config: config.images,
             configured: config.peers.clone(),
         })?;

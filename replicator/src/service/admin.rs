@@ -223,8 +223,15 @@ impl AdminService for AdminApi {
         &self,
         _: Request<pb::TakeSnapshotRequest>,
     ) -> Result<Response<pb::TakeSnapshotResponse>, Status> {
-        let index = self.node.take_image().await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(pb::TakeSnapshotResponse { log_index: index.0 }))
+        let taken = self.node.take_image().await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::TakeSnapshotResponse {
+            log_index: taken.position.index.0,
+            state_bytes: taken.state_bytes,
+            file_bytes: taken.file_bytes,
+            took_us: u64::try_from(taken.took.as_micros()).unwrap_or(u64::MAX),
+            paused_us: u64::try_from(taken.paused.as_micros()).unwrap_or(u64::MAX),
+            paused_cpu_us: u64::try_from(taken.paused_cpu.as_micros()).unwrap_or(u64::MAX),
+        }))
     }
 
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SaveSnapshotResponse, Status>> + Send>>;

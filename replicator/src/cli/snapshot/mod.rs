@@ -58,10 +58,26 @@ async fn take(args: TakeArgs) -> Result<(), Failure> {
     let node = nodes.iter().find(|node| node.status.as_ref().is_ok_and(|status| status.node_id == args.node));
     let node = node.with_context(|| format!("no node called {:?} answers", args.node))?;
     let taken = client.admin(&node.endpoint).await?.take_snapshot(pb::TakeSnapshotRequest {}).await;
-    let index = taken.map_err(|status| anyhow!("{}", status.message()))?.into_inner().log_index;
+    let taken = taken.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
+    let pb::TakeSnapshotResponse { log_index, state_bytes, file_bytes, took_us, paused_us, paused_cpu_us } = taken;
     match args.output.output {
-        Format::Json => output::print_json(&json!({ "node_id": args.node, "log_index": index }))?,
-        Format::Table => println!("{} has an image of log index {index}", args.node),
+        Format::Json => output::print_json(&json!({
+            "node_id": args.node,
+            "log_index": log_index,
+            "state_bytes": state_bytes,
+            "file_bytes": file_bytes,
+            "took_us": took_us,
+            "paused_us": paused_us,
+            "paused_cpu_us": paused_cpu_us,
+        }))?,
+        Format::Table => println!(
+            "{} has an image of log index {log_index}: {} of memory in a file of {}, written in {:.2} s; the machine stood still for {:.1} ms",
+            args.node,
+            output::bytes(state_bytes),
+            output::bytes(file_bytes),
+            took_us as f64 / 1e6,
+            paused_us as f64 / 1e3,
+        ),
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod taking;
 mod transfer_tests;
 
 use std::{
+    io,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -21,9 +22,12 @@ use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
 use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
 use replicator_types::{DiskId, LogIndex, Position};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
-pub use self::saving::Saving;
+pub use self::{saving::Saving, taking::TakenImage};
 pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
@@ -32,7 +36,7 @@ use super::{
 use crate::{
     config::{ImageConfig, Peer},
     replication::{Image, Images},
-    seams::Clock,
+    seams::{Clock, Threads},
     transport::Peers,
 };
 
@@ -103,6 +107,7 @@ pub(super) struct NodeImages {
     applier: Applier,
     peers: Peers,
     clock: Arc<dyn Clock>,
+    threads: Arc<dyn Threads>,
     config: ImageConfig,
     configured: Vec<Peer>,
     /// Downloads and files are not for the group's thread.
@@ -124,6 +129,7 @@ pub(super) struct Parts {
     pub(super) applier: Applier,
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) threads: Arc<dyn Threads>,
     pub(super) config: ImageConfig,
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
@@ -135,7 +141,7 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured } = parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -145,6 +151,7 @@ impl NodeImages {
             applier,
             peers,
             clock,
+            threads,
             config,
             configured,
             runtime: Handle::current(),
@@ -237,7 +244,7 @@ impl NodeImages {
         let began = Instant::now();
         let machine = loop {
             let images = self.clone();
-            let read = self.runtime.spawn_blocking(move || {
+            let read = self.behind("image-read", move || {
                 let mut reader = images.store.open_image(position)?;
                 match Machine::from_image(&mut reader, images.modules.clone()) {
                     Ok(machine) => Ok(Ok(machine)),
@@ -245,7 +252,8 @@ impl NodeImages {
                     Err(error) => Err(ImageUnusable::from(error)),
                 }
             });
-            match read.await.map_err(|error| ImageUnusable::Refused(error.to_string()))?? {
+            let read = read.map_err(|error| ImageUnusable::Refused(format!("can't start a thread: {error}")))?;
+            match read.await.map_err(|_| ImageUnusable::Refused("reading it panicked".into()))?? {
                 Ok(machine) => break machine,
                 Err(hash) => (self.fetch_module)(hash).await,
             }
@@ -256,6 +264,18 @@ impl NodeImages {
         }
         tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
         Ok(())
+    }
+
+    /// Runs `work` on a thread that stands back where the log and the clients want the core. Its end is told; a panic ends what is returned with an
+    /// error.
+    fn behind<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (done, ended) = oneshot::channel();
+        self.threads.start_behind(name, Box::new(move || drop(done.send(work()))))?;
+        Ok(ended)
     }
 
     /// Keeps so many of the newest images, and returns the index through which the log isn't needed any more.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use replicator_storage::{SnapshotData, SnapshotManifest, SnapshotPiece, StorageError};
 use replicator_types::Position;
+use tokio::task::JoinHandle;
 
 use super::{NodeImages, pace::Pace};
 
@@ -13,6 +14,8 @@ pub(crate) struct Served {
     data: Arc<SnapshotData>,
     offset: u64,
     pace: Pace,
+    /// The piece at `offset`, being read.
+    ahead: Option<JoinHandle<Result<SnapshotPiece, StorageError>>>,
 }
 
 impl NodeImages {
@@ -40,6 +43,7 @@ impl NodeImages {
             data: Arc::new(data),
             offset,
             pace: Pace::new(self.config.transfer_bytes_per_sec),
+            ahead: None,
         }))
     }
 }
@@ -51,15 +55,20 @@ impl Served {
 
     /// The next piece, no sooner than the rate allows; None: that was all.
     pub(crate) async fn next(&mut self) -> Result<Option<SnapshotPiece>, StorageError> {
-        if self.offset >= self.data.manifest().data_bytes {
-            return Ok(None);
-        }
+        let Some(reading) = self.ahead.take().or_else(|| self.read()) else { return Ok(None) };
         self.pace.wait().await;
-        let (data, offset, bytes) = (self.data.clone(), self.offset, self.pace.piece_bytes());
-        let read = self.images.runtime.spawn_blocking(move || data.read_at(offset, bytes));
-        let piece = read.await.expect("reading a file doesn't panic")?;
+        let piece = reading.await.expect("reading a file doesn't panic")?;
         self.offset += piece.bytes.len() as u64;
         self.pace.sent(piece.bytes.len());
+        // While this one is sent.
+        self.ahead = self.read();
         Ok(Some(piece))
+    }
+
+    /// Begins to read the piece at `offset`, if there is one.
+    fn read(&self) -> Option<JoinHandle<Result<SnapshotPiece, StorageError>>> {
+        let (data, offset, bytes) = (self.data.clone(), self.offset, self.pace.piece_bytes());
+        let left = offset < data.manifest().data_bytes;
+        left.then(|| self.images.runtime.spawn_blocking(move || data.read_at(offset, bytes)))
     }
 }

@@ -5,7 +5,7 @@
 //! durable, one flush in flight ([`writer`], [`segment_writer`]). At a start every byte is read, and damage is told from a torn tail
 //! ([`scanner`], [`tear`]) by a durable watermark ([`watermark`]). Why it is our own: `docs/adr/0012-own-log.md`.
 
-mod block_file;
+pub(crate) mod block_file;
 mod dump;
 mod index;
 mod inspect;

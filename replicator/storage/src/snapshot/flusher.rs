@@ -1,6 +1,6 @@
-//! Has a growing file written to the disk while it grows.
+//! Has a file that is received written to the disk while it grows.
 //!
-//! So that the last fsync is short, and the disk works while the core compresses. It also keeps a large image from reaching the disk all
+//! So that the last fsync is short, and the disk works while the network does. It also keeps a large image from reaching the disk all
 //! at once, when the log's flushes would wait behind it.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 /// After so many bytes the disk begins.
-const STEP_BYTES: u64 = 16 << 20;
+const STEP_BYTES: u64 = 8 << 20;
 
 /// A thread that fsyncs what was written so far, time and again. Dropping it waits for the fsync that is under way.
 #[derive(Debug)]
