@@ -16,6 +16,7 @@ mod image_transfer;
 mod images;
 mod inspect;
 mod kill;
+mod mending;
 mod model;
 mod scratch;
 mod segments;
