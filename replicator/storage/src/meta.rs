@@ -212,3 +212,23 @@ pub(crate) fn write(dir: &Path, generation: u64, meta: &Meta) -> Result<(), Stor
     let bytes = sealed_file::encode(&MAGIC, &Stored { generation, meta: meta.clone() });
     atomic_file::replace_all(&META_FILES.map(|name| dir.join(name)), &bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_version_before_opens_and_gets_a_copy() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let meta = Meta { vote: Some(vec![1, 2, 3]), incarnation: Incarnation(8), ..Meta::new("a", DiskId(5)) };
+        std::fs::write(scratch.path().join(META_FILE), sealed_file::encode(&MAGIC, &meta)).expect("a file");
+        let found = read(scratch.path()).expect("it is read").expect("it is there");
+        assert_eq!((&found.meta, found.generation, found.damages.len()), (&meta, 0, 0));
+        let dir = crate::NodeDir::open(scratch.path(), "a").expect("it opens");
+        assert!(*dir.meta() == meta && dir.mended().is_empty());
+        drop(dir);
+        let found = read(scratch.path()).expect("it is read").expect("it is there");
+        assert_eq!((found.meta, found.generation, found.outdated), (meta, 1, false));
+        assert!(scratch.path().join(META_FILES[1]).is_file());
+    }
+}

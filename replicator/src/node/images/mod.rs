@@ -15,7 +15,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
-use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
+use replicator_storage::{DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
 use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -23,6 +23,7 @@ pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
     applier::{Applier, FetchModule, Work},
+    repair::Repairs,
 };
 use crate::{
     config::{ImageConfig, Peer},
@@ -100,6 +101,7 @@ pub(super) struct NodeImages {
     clock: Arc<dyn Clock>,
     config: ImageConfig,
     configured: Vec<Peer>,
+    repairs: Arc<Repairs>,
     /// Downloads and files are not for the group's thread.
     runtime: Handle,
     newest: RwLock<Option<Image>>,
@@ -120,6 +122,7 @@ pub(super) struct Parts {
     pub(super) config: ImageConfig,
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
+    pub(super) repairs: Arc<Repairs>,
 }
 
 impl NodeImages {
@@ -128,7 +131,7 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured, repairs } = parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -140,6 +143,7 @@ impl NodeImages {
             clock,
             config,
             configured,
+            repairs,
             runtime: Handle::current(),
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
@@ -163,8 +167,13 @@ impl NodeImages {
         while let Some(needed) = purged.filter(|_| from.is_none()) {
             tracing::warn!(%needed, "the log begins after this, and no image of it is whole: taking one from a peer");
             from = self.fetch_from_anyone(needed).await;
-            if from.is_none() {
-                tokio::time::sleep(fetching::RETRY).await;
+            match &from {
+                Some(manifest) => {
+                    let peer = self.catch_up().map_or_else(String::new, |catch_up| catch_up.from);
+                    let what = format!("no image was whole; {peer} gave that of {}", manifest.position());
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
+                }
+                None => tokio::time::sleep(fetching::RETRY).await,
             }
         }
         let Some(manifest) = from else { return Ok(()) };
@@ -197,6 +206,8 @@ impl NodeImages {
                 Err(ImageUnusable::Damaged(error)) => {
                     tracing::error!(%position, error, "an image is damaged, and is removed");
                     self.store.remove(position)?;
+                    let what = format!("the image of {position} was damaged ({error}) and is removed; an older one, or one of a peer's, does");
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
                 }
                 Err(error) => return Err(StartError::Image { position, error }),
             }

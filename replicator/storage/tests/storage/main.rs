@@ -17,6 +17,7 @@ mod images;
 mod inspect;
 mod kill;
 mod mending;
+mod metas;
 mod model;
 mod scratch;
 mod segments;

@@ -1,15 +1,22 @@
 //! A damaged log is mended from a peer: every byte, every file, every cut.
 
-use std::{cell::Cell, fs, path::Path};
+use std::{
+    cell::Cell,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use replicator_storage::{
-    DiskLog, EntrySource, GivenEntries, Log, MendError, NodeDir, Record, Repair, StorageError, Withheld,
+    DiskLog, EntrySource, GivenEntries, Log, MendError, NodeDir, Record, Repair, SnapshotInfo, SnapshotOptions,
+    StorageError, Withheld,
 };
 use replicator_types::{LogIndex, Position};
 
 use crate::{
     crashed::{Crashed, crashed},
-    scratch::{BLOCK, LOG, ahead, files, is_damaged, open, read_all, record, restore, segments},
+    images::{SNAPSHOTS, info},
+    scratch::{BLOCK, LOG, ahead, files, is_damaged, open, read_all, record, records, restore, segments},
 };
 
 /// A peer's log, all of it in memory.
@@ -87,9 +94,11 @@ fn every_flipped_byte_of_every_segment_is_mended() {
         }
     }
     println!("bytes flipped: {tried}, mended to the same bytes: {same}, calls to the peer: {}", peer.calls.get());
-    // Entries that were purged are made up, and a peer has none of them.
-    let purged: usize = (0..=20).map(|index| (41 + record(1, index).payload.len()).next_multiple_of(8)).sum();
-    assert_eq!(tried - same, purged as u64);
+    // Entries that were purged or cut off are made up, as no peer has them.
+    let gone = (0..=20).chain(51..54).map(|index| record(1, index)).chain(records(2, 109..110));
+    let gone: usize = gone.map(|record| (41 + record.payload.len()).next_multiple_of(8)).sum();
+    println!("bytes of entries that are in no log any more: {gone}");
+    assert!(tried - same <= gone as u64);
 }
 
 #[test]
@@ -136,6 +145,8 @@ fn every_lost_end_and_block_is_mended() {
 fn missing_segments_are_mended_in_every_combination() {
     let log = crashed(&[]);
     let peer = Peer::of(&log);
+    // Nothing is left that tells of a purge: then a peer must have it all.
+    let whole = Peer { purged: None, records: [records(1, 0..21), log.all.clone()].concat(), ..Peer::of(&log) };
     let segments = segments(&log.files);
     for missing in 1_u32..1 << segments.len() {
         for (emptied, made_ahead) in [(false, true), (true, true), (false, false)] {
@@ -150,7 +161,8 @@ fn missing_segments_are_mended_in_every_combination() {
             if !made_ahead {
                 ahead(&log.files).iter().for_each(|path| fs::remove_file(path).unwrap());
             }
-            heals(&log, &peer, &format!("without {missing:b}, emptied: {emptied}"));
+            let all = missing + 1 == 1 << segments.len();
+            heals(&log, if all { &whole } else { &peer }, &format!("without {missing:b}, emptied: {emptied}"));
         }
     }
 }
@@ -198,6 +210,91 @@ fn a_segment_of_another_log_or_place_is_mended() {
         fs::write(&one.path, &theirs.files[&foreign]).unwrap();
         heals(&log, &peer, "another log's segment");
     }
+}
+
+#[test]
+fn mending_that_was_killed_is_gone_on_with() {
+    let log = crashed(&[]);
+    let peer = Peer::of(&log);
+    let segments = segments(&log.files);
+    for lost in [None, Some(0), Some(1), Some(2)] {
+        let mut damaged = log.files.clone();
+        for (i, segment) in segments.iter().enumerate() {
+            let bytes = damaged.get_mut(&segment.path).unwrap();
+            bytes[BLOCK + 300] ^= 1;
+            if lost == Some(i) {
+                bytes.fill(0x77);
+            }
+        }
+        restore(&log.log_dir, &damaged);
+        mend(&log.dir, &peer).unwrap();
+        let mended = files(&log.log_dir);
+        for done in 0..=segments.len() {
+            restore(&log.log_dir, &damaged);
+            for segment in segments.iter().rev().take(done) {
+                fs::write(&segment.path, &mended[&segment.path]).unwrap();
+            }
+            fs::write(segments[0].path.with_added_extension("new"), b"half of it").unwrap();
+            mend(&log.dir, &peer).unwrap();
+            let (opened, _) = open(&log.dir).unwrap();
+            assert!(read_all(&opened).ends_with(&log.all), "{lost:?} lost, and {done} segments were mended");
+            drop(opened);
+            assert!(!segments[0].path.with_added_extension("new").exists());
+        }
+    }
+}
+
+#[test]
+fn an_image_makes_up_for_entries_before_it_without_a_peer() {
+    let log = crashed(&[]);
+    let silent = Peer { records: Vec::new(), purged: None, calls: Cell::new(0) };
+    let image = Position::new(2, 80);
+    let store = log.dir.snapshots(SNAPSHOTS, SnapshotOptions { chunk_bytes: 4096, spare_bytes: 0 }).unwrap();
+    let mut writer = store.begin(SnapshotInfo { position: image, ..info(80) }, 10).unwrap();
+    writer.write_all(b"the state").unwrap();
+    writer.finish().unwrap();
+    let spoiled = |index: u64| {
+        let record = log.all.iter().find(|record| record.position.index.0 == index).unwrap();
+        let (path, at) = find(&log, &record.payload);
+        let mut bytes = log.files[&path].clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(is_damaged(&open(&log.dir)), "entry {index}");
+        DiskLog::mend(&log.dir, LOG, Some(SNAPSHOTS), &mut &silent)
+    };
+    for index in [21, 30, 60, 79] {
+        let repairs = spoiled(index).unwrap();
+        let mended = files(&log.log_dir);
+        let (opened, _) = open(&log.dir).unwrap();
+        assert_eq!(opened.ends().purged, Some(image), "{repairs:?}");
+        assert_eq!(read_all(&opened), log.all[60..], "entry {index}: those after 80");
+        drop(opened);
+        // Killed before the damaged segment was replaced: the purge is there already, and nothing else may be seen.
+        restore(&log.log_dir, &log.files);
+        assert!(spoiled(index).is_ok());
+        let (path, _) = find(&log, &record(3, 119).payload);
+        restore(&log.log_dir, &log.files);
+        fs::write(&path, &mended[&path]).unwrap();
+        let (opened, _) = open(&log.dir).unwrap();
+        assert_eq!(opened.ends().purged, Some(image));
+        drop(opened);
+        restore(&log.log_dir, &log.files);
+    }
+    for index in [80, 81, 100] {
+        let error = spoiled(index).unwrap_err();
+        assert!(matches!(error, MendError::Storage(StorageError::Damaged { .. })), "entry {index}: {error}");
+        restore(&log.log_dir, &log.files);
+    }
+    assert!(silent.calls.get() >= 3, "what no image has is asked for");
+}
+
+/// The segment with these bytes, and where they are.
+fn find(log: &Crashed, wanted: &[u8]) -> (PathBuf, usize) {
+    let found = segments(&log.files).into_iter().find_map(|segment| {
+        let at = log.files[&segment.path].windows(wanted.len()).position(|bytes| bytes == wanted)?;
+        Some((segment.path, at))
+    });
+    found.expect("the bytes are in the log")
 }
 
 #[test]

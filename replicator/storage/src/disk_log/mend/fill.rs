@@ -72,13 +72,18 @@ impl Place<'_> {
         let used = changes.iter().map(size).sum::<u64>();
         let room = self.hole.offset.map_or(used, |offset| self.hole.end - offset);
         let mut spare = room.checked_sub(used).ok_or_else(|| misfit(used, room))?;
-        if let Some((_, payload)) = taken.made_up.and_then(|last| changes.get_mut(last)) {
+        let purges = self.hole.purged.max(self.absent) > self.replay.ends.purged;
+        let more = spare.saturating_sub(if purges { BARE_BYTES } else { 0 });
+        if matches!(changes.first(), Some((Change::TruncateAfter(_), _))) && more >= BARE_BYTES {
+            // What the truncation dropped was here.
+            let bytes = if more <= MADE_UP_BYTES_MAX { more } else { MADE_UP_BYTES_MAX + more % MADE_UP_BYTES_MAX };
+            changes.insert(0, litter(self.replay.ends.last, bytes));
+            spare -= bytes;
+        } else if let Some((_, payload)) = taken.made_up.and_then(|last| changes.get_mut(last)) {
             // One of those that nobody reads takes what is left, but for a purge and what is too much for one.
-            let wanted = self.hole.purged.max(self.absent) > self.replay.ends.purged;
-            let more = spare.saturating_sub(if wanted { BARE_BYTES } else { 0 });
-            let more = if more <= MADE_UP_BYTES_MAX { more } else { more % MADE_UP_BYTES_MAX };
-            *payload = vec![0; BARE_BYTES as usize - HEADER_BYTES + more as usize].into();
-            spare -= more;
+            let bytes = if more <= MADE_UP_BYTES_MAX { more } else { more % MADE_UP_BYTES_MAX };
+            *payload = vec![0; BARE_BYTES as usize - HEADER_BYTES + bytes as usize].into();
+            spare -= bytes;
         }
         self.fill_up(&mut changes, spare)?;
         let offset = self.hole.end.checked_sub(room).ok_or_else(|| misfit(used, self.hole.end))?;
@@ -281,18 +286,14 @@ impl Place<'_> {
         while spare > 0 {
             // Where the log is cut next, anything may be dropped by that.
             if matches!(self.hole.after, After::Cut(_)) && (BARE_BYTES..MADE_UP_BYTES_MAX).contains(&spare) {
-                let epoch = ends.last.map_or(Epoch(0), |last| last.epoch);
-                let payload = vec![0; spare as usize - HEADER_BYTES];
-                changes.push((Change::Append(Position { epoch, index: next(ends.last) }), payload.into()));
+                changes.push(litter(ends.last, spare));
                 return Ok(());
             }
             if spare >= 2 * BARE_BYTES {
                 let whole = (spare - BARE_BYTES).min(MADE_UP_BYTES_MAX);
                 let rest = spare - BARE_BYTES - whole;
                 let bytes = if rest > 0 && rest < 2 * BARE_BYTES { whole - 2 * BARE_BYTES } else { whole };
-                let epoch = ends.last.map_or(Epoch(0), |last| last.epoch);
-                let payload = vec![0; bytes as usize - HEADER_BYTES];
-                changes.push((Change::Append(Position { epoch, index: next(ends.last) }), payload.into()));
+                changes.push(litter(ends.last, bytes));
                 spare -= bytes;
             }
             changes.push(bare(Change::TruncateAfter(ends.last)));
@@ -338,6 +339,12 @@ struct Taken {
 
 fn bare(change: Change) -> (Change, Bytes) {
     (change, Bytes::new())
+}
+
+/// An entry of so many bytes after `last`, that is dropped at once.
+fn litter(last: Option<Position>, bytes: u64) -> (Change, Bytes) {
+    let epoch = last.map_or(Epoch(0), |last| last.epoch);
+    (Change::Append(Position { epoch, index: next(last) }), vec![0; bytes as usize - HEADER_BYTES].into())
 }
 
 fn append(record: Record) -> (Change, Bytes) {

@@ -446,7 +446,9 @@ impl Read {
                     let look = read.looks.last_mut().expect("there is one from the beginning");
                     look.durable_end.get_or_insert(record.durable_end);
                     match record.change {
-                        Change::Append(position) => drop(look.after.get_or_insert(After::Entry(position))),
+                        Change::Append(position) => {
+                            look.after.get_or_insert(After::Entry(position));
+                        }
                         Change::TruncateAfter(last) => {
                             look.after.get_or_insert(After::Cut(last));
                             read.cuts.push((offset, last));
