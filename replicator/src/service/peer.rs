@@ -249,11 +249,9 @@ impl PeerService for PeerApi {
         Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
     }
 
-    async fn fetch_log(
-        &self,
-        request: Request<pb::FetchLogRequest>,
-    ) -> Result<Response<pb::FetchLogResponse>, Status> {
-        let pb::FetchLogRequest { cluster_id, lineage, log, from_log_index, to_log_index, anchor } = request.into_inner();
+    async fn fetch_log(&self, request: Request<pb::FetchLogRequest>) -> Result<Response<pb::FetchLogResponse>, Status> {
+        let pb::FetchLogRequest { cluster_id, lineage, log, from_log_index, to_log_index, anchor } =
+            request.into_inner();
         let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
         let anchor = position_of(anchor.ok_or_else(|| Status::invalid_argument("the anchor is missing"))?);
         let entries = LogIndex(from_log_index)..LogIndex(to_log_index);
@@ -264,7 +262,10 @@ impl PeerService for PeerApi {
                 before: before.map(position_message),
                 entries: records
                     .into_iter()
-                    .map(|Record { position, payload }| pb::LogEntry { position: Some(position_message(position)), payload })
+                    .map(|Record { position, payload }| pb::LogEntry {
+                        position: Some(position_message(position)),
+                        payload,
+                    })
                     .collect(),
                 ..pb::FetchLogResponse::default()
             },

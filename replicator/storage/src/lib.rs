@@ -19,8 +19,8 @@ mod snapshot;
 mod verify;
 
 pub use disk_log::{
-    DiskLog, DiskLogOptions, EntrySource, FlushCheck, GivenEntries, LogDump, LogReport, LoggedRecord, OpenReport, RecordKind, SegmentReport,
-    TornTail, Withheld, MendError, Matching,
+    DiskLog, DiskLogOptions, EntrySource, FlushCheck, GivenEntries, LogDump, LogReport, LoggedRecord, Matching,
+    MendError, OpenReport, RecordKind, SegmentReport, TornTail, Withheld,
 };
 pub use error::StorageError;
 pub use log::{Durable, Log, LogEnds, LogRoom, Record};

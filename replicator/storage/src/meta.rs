@@ -184,7 +184,8 @@ pub(crate) fn read(dir: &Path) -> Result<Option<FoundMeta>, StorageError> {
     }
     if let Some(other) = found.pop().filter(|other| *other != newest) {
         let interrupted = other.generation + 1 == newest.generation && other.meta.may_become(&newest.meta).is_ok();
-        let older = (&other.meta.node, other.meta.disk) == (&newest.meta.node, newest.meta.disk) && other.generation < newest.generation;
+        let older = (&other.meta.node, other.meta.disk) == (&newest.meta.node, newest.meta.disk)
+            && other.generation < newest.generation;
         if interrupted {
             outdated = true;
         } else if older {

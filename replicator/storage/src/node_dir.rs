@@ -111,8 +111,9 @@ impl NodeDir {
         let state = Mutex::new(State { meta, generation, failed: None });
         let (modules, noting, open) = (Mutex::new(()), Mutex::new(()), Mutex::default());
         let mended = damages.iter().map(meta_repair).collect();
-        let dir =
-            Self { shared: Arc::new(Shared { path, created, state, current, modules, noting, mended, open, _lock: lock }) };
+        let dir = Self {
+            shared: Arc::new(Shared { path, created, state, current, modules, noting, mended, open, _lock: lock }),
+        };
         if !dir.shared.mended.is_empty() {
             for repair in &dir.shared.mended {
                 tracing::warn!("mended {repair}");
@@ -237,7 +238,8 @@ impl NodeDir {
             .expect("a folder has fewer than 2^32 entries");
         atomic_file::create_dir(&target)?;
         // `meta` goes last: as long as anything is left behind, so is the evidence that the folder isn't blank.
-        let (metas, others): (Vec<_>, Vec<_>) = moving.into_iter().partition(|name| meta::META_FILES.contains(&name.as_str()));
+        let (metas, others): (Vec<_>, Vec<_>) =
+            moving.into_iter().partition(|name| meta::META_FILES.contains(&name.as_str()));
         for name in others.iter().chain(&metas) {
             fs::rename(path.join(name), target.join(name)).map_err(StorageError::io("move away", path.join(name)))?;
             atomic_file::sync_dir(path)?;

@@ -8,7 +8,8 @@ use std::{
 use replicator_types::{LogIndex, ModuleHash};
 
 use crate::{
-    LogDump, LogReport, Meta, NodeDir, SnapshotEntry, StorageError, atomic_file, disk_log, lock::DirLock,
+    LogDump, LogReport, Meta, NodeDir, SnapshotEntry, StorageError, atomic_file, disk_log,
+    lock::DirLock,
     meta::{self, FoundMeta},
     module_store, repairs, snapshot,
 };

@@ -15,7 +15,9 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
-use replicator_storage::{DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
+use replicator_storage::{
+    DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError,
+};
 use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -206,7 +208,9 @@ impl NodeImages {
                 Err(ImageUnusable::Damaged(error)) => {
                     tracing::error!(%position, error, "an image is damaged, and is removed");
                     self.store.remove(position)?;
-                    let what = format!("the image of {position} was damaged ({error}) and is removed; an older one, or one of a peer's, does");
+                    let what = format!(
+                        "the image of {position} was damaged ({error}) and is removed; an older one, or one of a peer's, does"
+                    );
                     self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
                 }
                 Err(error) => return Err(StartError::Image { position, error }),

@@ -42,13 +42,7 @@ impl Peerage {
         Self { runtime, channels: channels.clone(), cluster, log, others: others.into_iter().collect() }
     }
 
-    fn ask(
-        &self,
-        address: &str,
-        from: LogIndex,
-        to: LogIndex,
-        anchor: Position,
-    ) -> Result<LogAnswer, TransportError> {
+    fn ask(&self, address: &str, from: LogIndex, to: LogIndex, anchor: Position) -> Result<LogAnswer, TransportError> {
         let channel = self.channels.channel(address)?;
         self.runtime.block_on(channel.fetch_log(self.cluster, self.log, from..to, anchor, ANSWER_MAX))
     }

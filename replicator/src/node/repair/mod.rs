@@ -12,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use replicator_storage::{
-    DiskLog, DiskLogOptions, Log as _, Matching, MendError, NodeDir, OpenReport, Repair, StorageError,
-};
+use replicator_storage::{DiskLog, DiskLogOptions, Matching, MendError, NodeDir, OpenReport, Repair, StorageError};
 use replicator_types::{ClusterId, Lineage, LogIndex, Position};
 use tokio::runtime::Handle;
 
@@ -88,7 +86,9 @@ pub(super) async fn open_log(
         opened => return opened,
     };
     let Some(cluster) = means.dir.meta().cluster else { return Err(damage) };
-    tracing::warn!("{damage} But first the peers are asked for what is lost");
+    if let StorageError::Damaged { path, offset, what } = &damage {
+        tracing::warn!(file = %path.display(), offset, "the log is damaged, and is mended before this node takes part: {what}");
+    }
     // Before anything is sent, as at each start (safety rule 2).
     means.dir.raise_incarnation()?;
     let images = (name == LOG).then_some(IMAGES);

@@ -45,7 +45,9 @@ impl DiskLog {
                     let purged = purged.filter(|purged| purged.index == index);
                     purged.or_else(|| state.index.position(index))
                 };
-                if let Some(purged) = purged.filter(|purged| purged.index >= from && from < to || purged.index > anchor.index) {
+                if let Some(purged) =
+                    purged.filter(|purged| purged.index >= from && from < to || purged.index > anchor.index)
+                {
                     return Ok(Matching::Purged(purged));
                 }
                 match at(anchor.index) {

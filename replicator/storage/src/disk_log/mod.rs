@@ -39,7 +39,6 @@ use std::{
 use replicator_types::{LogIndex, Position};
 
 pub(crate) use self::inspect::{inspect, is_log};
-use self::{state::Plan, writer::Shared};
 pub use self::{
     dump::{LogDump, LoggedRecord, RecordKind},
     inspect::{LogReport, SegmentReport},
@@ -49,6 +48,7 @@ pub use self::{
     tear::TornTail,
     writer::FlushCheck,
 };
+use self::{state::Plan, writer::Shared};
 use crate::{Durable, Log, LogEnds, LogRoom, Record, StorageError, disk_room, meta::LogTag};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.

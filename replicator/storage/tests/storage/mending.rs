@@ -31,6 +31,11 @@ impl Peer {
         Self { purged: Some(Position::new(1, 20)), records: log.all.clone(), calls: Cell::new(0) }
     }
 
+    /// One that has never purged anything.
+    fn whole(log: &Crashed) -> Self {
+        Self { purged: None, records: [records(1, 0..21), log.all.clone()].concat(), calls: Cell::new(0) }
+    }
+
     fn at(&self, index: u64) -> Option<Position> {
         let held = self.records.iter().map(|record| record.position).chain(self.purged);
         held.into_iter().find(|held| held.index.0 == index)
@@ -146,7 +151,7 @@ fn missing_segments_are_mended_in_every_combination() {
     let log = crashed(&[]);
     let peer = Peer::of(&log);
     // Nothing is left that tells of a purge: then a peer must have it all.
-    let whole = Peer { purged: None, records: [records(1, 0..21), log.all.clone()].concat(), ..Peer::of(&log) };
+    let whole = Peer::whole(&log);
     let segments = segments(&log.files);
     for missing in 1_u32..1 << segments.len() {
         for (emptied, made_ahead) in [(false, true), (true, true), (false, false)] {
@@ -193,7 +198,54 @@ fn holes_in_several_segments_and_across_two_are_mended() {
     for segment in &segments {
         spoil(&segment.path, 0..segment.written);
     }
-    heals(&log, &peer, "all of it");
+    heals(&log, &Peer::whole(&log), "all of it");
+}
+
+#[test]
+fn whatever_is_damaged_at_random_is_mended_or_refused_and_never_wrong() {
+    let log = crashed(&[2]);
+    let peer = Peer::whole(&log);
+    let segments = segments(&log.files);
+    let mut state = 7_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let (mut mended, mut refused, mut harmless) = (0, 0, 0);
+    for round in 0..600 {
+        for _ in 0..=random(4) {
+            let segment = &segments[random(segments.len())];
+            let mut bytes = fs::read(&segment.path).unwrap_or_default();
+            let from = random(segment.written).min(bytes.len());
+            let to = (from + [1, 8, 90, 700, 5_000][random(5)]).min(bytes.len());
+            match random(4) {
+                0 => bytes[from..to].fill(0),
+                1 => bytes.truncate(from),
+                _ => bytes[from..to].iter_mut().for_each(|byte| *byte ^= 1 << random(8)),
+            }
+            fs::write(&segment.path, bytes).unwrap();
+        }
+        if open(&log.dir).is_ok() {
+            harmless += 1; // Of what is not durable.
+        } else {
+            match mend(&log.dir, &peer) {
+                Ok(_) => mended += 1,
+                Err(MendError::Storage(StorageError::Damaged { .. })) => refused += 1,
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+        if let Ok((opened, report)) = open(&log.dir) {
+            let found = read_all(&opened);
+            let found: Vec<_> = found.into_iter().filter(|record| record.position.index.0 > 20).collect();
+            let right = log.all.starts_with(&found) && found.starts_with(&log.durable);
+            assert!(right, "round {round}: {report:?} {:?}", opened.ends());
+        }
+        restore(&log.log_dir, &log.files);
+    }
+    println!("damaged at random: {mended} mended, {refused} refused, {harmless} not durable");
+    assert!(mended > 500 && refused < 30, "{mended} mended, {refused} refused");
 }
 
 #[test]
@@ -326,7 +378,10 @@ fn a_peer_that_cannot_prove_its_entries_is_not_believed() {
         fs::write(&segments[1].path, &bytes).unwrap();
         let before = files(&log.log_dir);
         let error = mend(&log.dir, peer).unwrap_err();
-        assert!(matches!(&error, MendError::Storage(StorageError::Damaged { what, .. }) if what.contains(why)), "{error}");
+        assert!(
+            matches!(&error, MendError::Storage(StorageError::Damaged { what, .. }) if what.contains(why)),
+            "{error}"
+        );
         assert!(error.to_string().contains("--rejoin"), "{error}");
         assert!(files(&log.log_dir) == before, "a log that isn't mended is left as it is");
         restore(&log.log_dir, &log.files);

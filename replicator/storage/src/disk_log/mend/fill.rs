@@ -15,7 +15,8 @@ use super::{
         replay::{Replay, next},
     },
     EntrySource, Trouble,
-    survey::{After, Hole},
+    reading::After,
+    survey::Hole,
 };
 use crate::{Record, meta::LogTag};
 
@@ -146,7 +147,8 @@ impl Place<'_> {
             let before = self.before(at);
             self.make_up(&mut changes, before, at, to, exact.flatten(), anchor, taken);
         } else {
-            let wanted = anchor_kept.ok_or_else(|| Trouble::Never("nothing that is left tells which entries they were".into()))?;
+            let wanted = anchor_kept
+                .ok_or_else(|| Trouble::Never("nothing that is left tells which entries they were".into()))?;
             if covered > first {
                 self.make_up(&mut changes, self.replay.ends.last, first, covered, None, anchor, taken);
                 changes.extend(self.fetch(covered, kept, wanted, room, source, taken)?.into_iter().map(append));
@@ -231,14 +233,23 @@ impl Place<'_> {
         while at < to {
             let given = source.entries(at, to, anchor)?;
             if given.records.is_empty() {
-                return Err(Trouble::Never(format!("{} has entry {anchor}, and gives none of those before it", given.from)));
+                return Err(Trouble::Never(format!(
+                    "{} has entry {anchor}, and gives none of those before it",
+                    given.from
+                )));
             }
             for entry in given.records.into_iter().take(usize::try_from(to.0 - at.0).unwrap_or(usize::MAX)) {
                 let epoch = entries.last().map_or(Epoch(0), |before| before.position.epoch);
                 let Position { epoch: found, index } = entry.position;
-                let fits = index == at && epoch <= found && found <= anchor.epoch && (index != anchor.index || found == anchor.epoch);
+                let fits = index == at
+                    && epoch <= found
+                    && found <= anchor.epoch
+                    && (index != anchor.index || found == anchor.epoch);
                 if !fits {
-                    return Err(Trouble::Never(format!("{} gives {} in the place of entry {at}", given.from, entry.position)));
+                    return Err(Trouble::Never(format!(
+                        "{} gives {} in the place of entry {at}",
+                        given.from, entry.position
+                    )));
                 }
                 bytes += record::record_bytes(entry.payload.len()) as u64;
                 if bytes > room {
@@ -277,7 +288,8 @@ impl Place<'_> {
         changes.iter().for_each(|(change, _)| ends.apply(*change));
         let purged = self.hole.purged.max(self.absent).filter(|purged| Some(*purged) > ends.purged);
         let purged = purged.filter(|purged| ends.last.is_some_and(|last| purged.index <= last.index));
-        let after = spare.checked_sub(BARE_BYTES).filter(|after| [0, BARE_BYTES].contains(after) || *after >= 2 * BARE_BYTES);
+        let after =
+            spare.checked_sub(BARE_BYTES).filter(|after| [0, BARE_BYTES].contains(after) || *after >= 2 * BARE_BYTES);
         if let Some((purged, after)) = purged.zip(after) {
             changes.push(bare(Change::PurgeThrough(purged)));
             ends.apply(Change::PurgeThrough(purged));

@@ -112,7 +112,8 @@ impl Segment {
             .mode(0o600)
             .open(&path)
             .map_err(StorageError::io("create", &path))?;
-        let source = if self.kept { Some(File::open(&self.path).map_err(StorageError::io("open", &self.path))?) } else { None };
+        let source =
+            if self.kept { Some(File::open(&self.path).map_err(StorageError::io("open", &self.path))?) } else { None };
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut at = 0;
         while at < self.header.capacity {
@@ -153,6 +154,7 @@ fn overlay(chunk: &mut [u8], at: u64, place: u64, bytes: &[u8]) {
     let from = place.max(at);
     let to = (place + bytes.len() as u64).min(at + chunk.len() as u64);
     if from < to {
-        chunk[(from - at) as usize..(to - at) as usize].copy_from_slice(&bytes[(from - place) as usize..(to - place) as usize]);
+        chunk[(from - at) as usize..(to - at) as usize]
+            .copy_from_slice(&bytes[(from - place) as usize..(to - place) as usize]);
     }
 }

@@ -9,27 +9,14 @@ use replicator_types::Position;
 
 use super::{
     super::{
-        record::Change,
         replay::Ends,
-        segment::{self, FirstBlock, Header, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES},
-        walk::{Step, Walk},
+        segment::{Header, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES},
         watermark::Watermark,
-        window::Window,
     },
     Trouble,
+    reading::{After, Found, Read, files},
 };
-use crate::{StorageError, meta::LogTag};
-
-/// What follows a hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    /// This entry is appended: the one before it is the last of the hole.
-    Entry(Position),
-    /// This is the log's last entry there, purged or not.
-    Last(Option<Position>),
-    /// The log is cut after this entry, whatever else is in it.
-    Cut(Option<Position>),
-}
+use crate::meta::LogTag;
 
 /// Bytes below the durable end that are no whole records.
 #[derive(Debug)]
@@ -115,18 +102,46 @@ impl Survey {
             // Where it isn't known for sure that the segment begins there, a record that is whole just there tells.
             reads.push(read.filter(|read| file.header.is_some() || read.records > 0));
         }
-        named.extend(files.iter().filter_map(|file| file.header).flat_map(|header| [header.ends.purged, header.ends.last]).flatten());
+        named.extend(
+            files
+                .iter()
+                .filter_map(|file| file.header)
+                .flat_map(|header| [header.ends.purged, header.ends.last])
+                .flatten(),
+        );
         named.sort_unstable();
         named.dedup();
-        let cuts = reads.iter().flatten().flat_map(|read| read.cuts.iter().copied()).collect();
-        let purged = reads.iter().flatten().map(|read| read.purged).chain(files.iter().filter_map(|file| Some(file.header?.ends.purged))).max();
-        let mut survey =
-            Self { plans: Vec::new(), holes: Vec::new(), ends: Ends::default(), purged: purged.flatten(), absent: None, named, cuts, useless: Vec::new() };
-        survey.arrange(&files, &reads, watermark, front)?;
+        let headers = || files.iter().filter_map(|file| file.header);
+        let born = headers().map(|header| header.start).max().unwrap_or(0);
+        let told = reads.iter().flatten().map(|read| read.durable_end).max().unwrap_or(0);
+        let durable_end = watermark.end.max(born).max(told);
+        // What isn't durable yet may be gone after the next crash, and then what was made up because of it would be seen.
+        let purges = reads.iter().flatten().flat_map(|read| &read.purges).filter(|(offset, _)| *offset < durable_end);
+        let cuts = reads.iter().flatten().flat_map(|read| &read.cuts).filter(|(offset, _)| *offset < durable_end);
+        let cuts = cuts.copied().collect();
+        let purged = purges.map(|(_, through)| Some(*through)).chain(headers().map(|header| header.ends.purged)).max();
+        let mut survey = Self {
+            plans: Vec::new(),
+            holes: Vec::new(),
+            ends: Ends::default(),
+            purged: purged.flatten(),
+            absent: None,
+            named,
+            cuts,
+            useless: Vec::new(),
+        };
+        survey.arrange(&files, &reads, watermark, durable_end, front)?;
         Ok(survey)
     }
 
-    fn arrange(&mut self, files: &[Found], reads: &[Option<Read>], watermark: Watermark, front: Front) -> Result<(), Trouble> {
+    fn arrange(
+        &mut self,
+        files: &[Found],
+        reads: &[Option<Read>],
+        watermark: Watermark,
+        durable_end: u64,
+        front: Front,
+    ) -> Result<(), Trouble> {
         let (first, last) = match reads.iter().position(Option::is_some).zip(reads.iter().rposition(Option::is_some)) {
             Some(both) => both,
             // All of it, from its very beginning: no peer has that if it was purged.
@@ -138,19 +153,21 @@ impl Survey {
                 self.drop_files(&files[usize::from(files[0].sequence == 0)..]);
                 return Ok(());
             }
-            None => return Err(Trouble::Never("no segment's header can be read, so where it began isn't known".into())),
+            None => {
+                return Err(Trouble::Never("no segment's header can be read, so where it began isn't known".into()));
+            }
         };
         self.front(&files[..first], &files[first], front)?;
-        let born = files.iter().filter_map(|file| Some(file.header?.start)).max().unwrap_or(0);
-        let told = reads.iter().flatten().map(|read| read.durable_end).max().unwrap_or(0);
-        let durable_end = watermark.end.max(born).max(told);
         for i in first..last {
             let Some(read) = &reads[i] else { continue };
             let next = (i + 1..=last).find(|next| reads[*next].is_some()).expect("the last one can be read");
             let start = reads[next].as_ref().map_or(0, |read| read.start);
             let end = if next == i + 1 { start } else { read.end() };
             if read.end() > end {
-                return Err(Trouble::Never(format!("{} has records beyond the next segment's start", files[i].path.display())));
+                return Err(Trouble::Never(format!(
+                    "{} has records beyond the next segment's start",
+                    files[i].path.display()
+                )));
             }
             let mut holes = read.holes(end);
             if read.trailing().is_none() && read.end() < end {
@@ -180,7 +197,8 @@ impl Survey {
             self.drop_files(lost);
             return Ok(());
         }
-        let before = Found::missing(first.path.parent().expect("a segment is in a folder"), first.sequence.saturating_sub(1));
+        let before =
+            Found::missing(first.path.parent().expect("a segment is in a folder"), first.sequence.saturating_sub(1));
         let (after, purged) = (After::Last(header.ends.last), header.ends.purged);
         let found = (before.path.clone(), 0);
         if first.sequence == 0 {
@@ -273,7 +291,15 @@ impl Survey {
     }
 
     /// Segments of which nothing can be used, and whose place is from `from` to `to`: the first one of them gets it all.
-    fn lose(&mut self, files: &[Found], from: u64, to: u64, after: After, purged: Option<Position>, found: (PathBuf, u64)) {
+    fn lose(
+        &mut self,
+        files: &[Found],
+        from: u64,
+        to: u64,
+        after: After,
+        purged: Option<Position>,
+        found: (PathBuf, u64),
+    ) {
         for (i, file) in files.iter().enumerate() {
             let end = to;
             let start = if i == 0 { from } else { to };
@@ -341,153 +367,4 @@ impl Survey {
 
 fn hopeless() -> Trouble {
     Trouble::Never("too much of it is damaged to tell what was where".into())
-}
-
-/// A segment's file.
-struct Found {
-    sequence: u64,
-    path: PathBuf,
-    /// 0 if it is missing.
-    bytes: u64,
-    header: Option<Header>,
-    exists: bool,
-    /// Whether not all of it is zero.
-    written: bool,
-}
-
-impl Found {
-    fn missing(dir: &Path, sequence: u64) -> Self {
-        Self { sequence, path: segment::path(dir, sequence), bytes: 0, header: None, exists: false, written: false }
-    }
-
-    fn following(&self) -> Self {
-        Self::missing(self.path.parent().expect("a segment is in a folder"), self.sequence + 1)
-    }
-}
-
-/// The segments' files in order, missing ones between them included; one that is missing if there is none.
-fn files(dir: &Path, tag: LogTag) -> Result<Vec<Found>, StorageError> {
-    let mut found: Vec<Found> = Vec::new();
-    for (sequence, path) in segment::files(dir)? {
-        while let Some(before) = found.last().filter(|before| before.sequence + 1 < sequence) {
-            let missing = before.following();
-            found.push(missing);
-        }
-        let mut window = Window::open(&path)?;
-        let bytes = window.bytes();
-        let header = match FirstBlock::decode(window.read(0, SEGMENT_HEADER_BYTES as usize)?) {
-            FirstBlock::Other(version) => return Err(segment::other_version(&path, version)),
-            FirstBlock::Whole(header) => Some(header).filter(|header| header.tag == tag && header.sequence == sequence),
-            FirstBlock::None => None,
-        };
-        let written = header.is_some() || window.written_end(0)?.is_some();
-        found.push(Found { sequence, path, bytes, header, exists: true, written });
-    }
-    if found.is_empty() {
-        found.push(Found::missing(dir, 0));
-    }
-    Ok(found)
-}
-
-/// The whole records of one segment.
-struct Read {
-    start: u64,
-    /// Bytes of the file that are no records, the last perhaps without a record behind it.
-    gaps: Vec<(u64, u64)>,
-    /// What is seen from the segment's beginning on, and from the end of each gap on, up to the next gap.
-    looks: Vec<Look>,
-    /// The byte of the file behind the last whole record.
-    end: u64,
-    records: u64,
-    /// The greatest durable end that a record tells.
-    durable_end: u64,
-    purged: Option<Position>,
-    cuts: Vec<(u64, Option<Position>)>,
-}
-
-#[derive(Default)]
-struct Look {
-    after: Option<After>,
-    purges: bool,
-    durable_end: Option<u64>,
-}
-
-impl Read {
-    fn new(
-        file: &Found,
-        tag: LogTag,
-        start: u64,
-        watermark: Watermark,
-        named: &mut Vec<Position>,
-    ) -> Result<Self, StorageError> {
-        let mut read = Self {
-            start,
-            gaps: Vec::new(),
-            looks: vec![Look::default()],
-            end: SEGMENT_HEADER_BYTES,
-            records: 0,
-            durable_end: 0,
-            purged: None,
-            cuts: Vec::new(),
-        };
-        if file.bytes == 0 {
-            return Ok(read);
-        }
-        let mut walk = Walk::new(Window::open(&file.path)?, tag, start);
-        while let Some(step) = walk.next()? {
-            match step {
-                Step::Gap { at, to } => {
-                    read.gaps.push((at, to));
-                    read.looks.push(Look::default());
-                }
-                Step::Record { at, offset, bytes, record } => {
-                    (read.end, read.records) = (at + bytes, read.records + 1);
-                    read.durable_end = read.durable_end.max(record.durable_end);
-                    let look = read.looks.last_mut().expect("there is one from the beginning");
-                    look.durable_end.get_or_insert(record.durable_end);
-                    match record.change {
-                        Change::Append(position) => {
-                            look.after.get_or_insert(After::Entry(position));
-                        }
-                        Change::TruncateAfter(last) => {
-                            look.after.get_or_insert(After::Cut(last));
-                            read.cuts.push((offset, last));
-                        }
-                        Change::PurgeThrough(through) => {
-                            look.purges = true;
-                            named.push(through);
-                            read.purged = read.purged.max(Some(through));
-                        }
-                    }
-                    if offset + bytes == watermark.end {
-                        look.after.get_or_insert(After::Last(watermark.last));
-                    }
-                }
-            }
-        }
-        Ok(read)
-    }
-
-    fn offset(&self, byte: u64) -> u64 {
-        self.start + (byte - SEGMENT_HEADER_BYTES)
-    }
-
-    /// The global offset behind the last whole record.
-    fn end(&self) -> u64 {
-        self.offset(self.end)
-    }
-
-    /// The gap that no record follows.
-    fn trailing(&self) -> Option<(u64, u64)> {
-        self.gaps.last().copied().filter(|(at, _)| *at >= self.end)
-    }
-
-    /// The gaps by global offsets, each with the place in `looks` of what follows it. The one that nothing follows goes on to `end`.
-    fn holes(&self, end: u64) -> Vec<(u64, u64, usize)> {
-        let gaps = self.gaps.iter().enumerate().filter_map(|(i, &(at, to))| {
-            let (from, to) = (self.offset(at), self.offset(to));
-            if at < self.end { Some((from, to, i + 1)) } else { (from < end).then_some((from, end, i + 1)) }
-        });
-        gaps.collect()
-    }
 }
