@@ -137,6 +137,9 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
                 if let Some(catching_up) = status.restart.as_ref().and_then(restart::line) {
                     notes.push((status.node_id.clone(), catching_up));
                 }
+                for repaired in status.restart.iter().flat_map(|restart| &restart.repaired) {
+                    notes.push((status.node_id.clone(), format!("mended {repaired}")));
+                }
                 if !status.detail.is_empty() {
                     notes.push((status.node_id.clone(), status.detail.clone()));
                 }

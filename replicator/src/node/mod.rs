@@ -16,6 +16,7 @@ mod proposer;
 mod queries;
 mod reads;
 mod recovery;
+mod repair;
 mod requests;
 mod restart;
 mod restoring;
@@ -26,7 +27,7 @@ mod subscriptions;
 mod waiters;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -57,6 +58,7 @@ use self::{
     images::{NodeImages, Served},
     proposals::Proposals,
     reads::Reader,
+    repair::Repairs,
     requests::ENTRY_BYTES_MAX,
     waiters::Waiters,
 };
@@ -106,6 +108,9 @@ pub struct Node {
     seams: Seams,
     dir: NodeDir,
     log: Arc<DiskLog>,
+    /// The log of a chain's configuration group, once it is open.
+    group_log: OnceLock<Arc<DiskLog>>,
+    repairs: Arc<Repairs>,
     modules: ModuleStore,
     peers: Peers,
     /// Where replication runs, and its own channels: a connection belongs to the runtime that made it.

@@ -19,6 +19,8 @@ pub struct Restart {
     pub caught_up_ms: Option<u64>,
     /// The image that a peer gave, if one did: the whole state.
     pub fetched: Option<CatchUp>,
+    /// Damaged files that were mended at this start, and since.
+    pub repaired: Vec<String>,
 }
 
 impl Restart {
@@ -32,7 +34,7 @@ impl Restart {
 impl Node {
     /// How this start went so far.
     pub(super) fn restart(&self) -> Restart {
-        Restart { fetched: self.images.catch_up(), ..self.restarted.borrow().clone() }
+        Restart { fetched: self.images.catch_up(), repaired: self.repairs.told(), ..self.restarted.borrow().clone() }
     }
 
     /// Follows the machine until it has caught up, and says how it did.

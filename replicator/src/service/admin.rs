@@ -82,6 +82,7 @@ fn restart_message(restart: Restart) -> pb::Restart {
             took_ms: millis(whole.took),
             entered: whole.entered,
         }),
+        repaired: restart.repaired,
     }
 }
 

@@ -28,7 +28,7 @@ pub enum StorageError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// Data that was promised to be durable is not as it was written. Never repaired in place, never cut away.
+    /// Data that was promised to be durable is not as it was written, and nothing was changed. Never cut away; [`crate::DiskLog::mend`] may put it back.
     #[error("{}{}: {what}. {AFTER_DAMAGE}", path.display(), AtOffset(*offset))]
     Damaged {
         /// Which file or folder.

@@ -20,7 +20,9 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
-use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
+use replicator_storage::{
+    DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError,
+};
 use replicator_types::{DiskId, LogIndex, Position};
 use tokio::{
     runtime::Handle,
@@ -32,6 +34,7 @@ pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
     applier::{Applier, FetchModule, Work},
+    repair::Repairs,
 };
 use crate::{
     config::{ImageConfig, Peer},
@@ -110,6 +113,7 @@ pub(super) struct NodeImages {
     threads: Arc<dyn Threads>,
     config: ImageConfig,
     configured: Vec<Peer>,
+    repairs: Arc<Repairs>,
     /// Downloads and files are not for the group's thread.
     runtime: Handle,
     newest: RwLock<Option<Image>>,
@@ -133,6 +137,7 @@ pub(super) struct Parts {
     pub(super) config: ImageConfig,
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
+    pub(super) repairs: Arc<Repairs>,
 }
 
 impl NodeImages {
@@ -141,7 +146,8 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured, repairs } =
+            parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -154,6 +160,7 @@ impl NodeImages {
             threads,
             config,
             configured,
+            repairs,
             runtime: Handle::current(),
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
@@ -193,8 +200,13 @@ impl NodeImages {
         while let Some(needed) = purged.filter(|_| from.is_none()) {
             tracing::warn!(%needed, "the log begins after this, and no image of it is whole: taking one from a peer");
             from = self.fetch_from_anyone(needed).await;
-            if from.is_none() {
-                tokio::time::sleep(fetching::RETRY).await;
+            match &from {
+                Some(manifest) => {
+                    let peer = self.catch_up().map_or_else(String::new, |catch_up| catch_up.from);
+                    let what = format!("no image was whole; {peer} gave that of {}", manifest.position());
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
+                }
+                None => tokio::time::sleep(fetching::RETRY).await,
             }
         }
         let Some(manifest) = from else { return Ok(()) };
@@ -227,6 +239,10 @@ impl NodeImages {
                 Err(ImageUnusable::Damaged(error)) => {
                     tracing::error!(%position, error, "an image is damaged, and is removed");
                     self.store.remove(position)?;
+                    let what = format!(
+                        "the image of {position} was damaged ({error}) and is removed; an older one, or one of a peer's, does"
+                    );
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
                 }
                 Err(error) => return Err(StartError::Image { position, error }),
             }

@@ -16,6 +16,8 @@ mod image_transfer;
 mod images;
 mod inspect;
 mod kill;
+mod mending;
+mod metas;
 mod model;
 mod saved;
 mod scratch;
