@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-unknown-unknown
-MODULES := chat echo counter journal
+MODULES := chat echo counter journal blocks
 WASM_DIR := $(TARGET_DIR)/$(WASM)/wasm
 MODULES_DIR := $(TARGET_DIR)/modules
 # A panic message holds its source's path: the same module must come out of every checkout.
@@ -17,10 +17,12 @@ NATIVE := -p replicator -p chat
 # with chat, so that the dependencies are those of the real one.
 WRONG := replicator-wrong
 ROUNDS ?= 50
-# make faults: how often each cut is played, with which seed it begins, and which tests, by a part of their names.
+# make faults: how often each fault is played, with which seed it begins, and which tests, by a part
+# of their names; and which of the faults.
 RUNS ?= 1
 SEED ?= 1
 TEST ?=
+FAULTS ?= cuts power disks transfers
 
 # $(call timed,what,command): runs the command, and says how long it took.
 timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
@@ -65,16 +67,8 @@ torture: modules build ## Kill, stop and wipe nodes under load, as root fill the
 	@full=--full-disk; if [ "$$(id -u)" != 0 ]; then full=; echo "SKIPPED full disks: only root can mount the small disks that are filled"; fi; \
 	for mode in majority chain; do $(TARGET_DIR)/release/replicator torture --mode $$mode --wipe $$full --rounds $(ROUNDS); done
 
-faults: ## Cut nodes off from each other, as root, with nft: RUNS=20 times each at other moments, TEST=primary for some
-	@why=; \
-	if [ "$$(id -u)" != 0 ]; then why="it cuts links between nodes with rules of the kernel's packet filter, which needs root"; \
-	elif ! command -v nft >/dev/null; then why="nft is missing; it comes with the package nftables"; \
-	elif ! told=$$(nft list tables 2>&1); then why="this kernel refuses nft: $$told"; fi; \
-	if [ -n "$$why" ]; then echo "SKIPPED make faults, NOTHING WAS TESTED: $$why"; else $(MAKE) --no-print-directory cuts; fi
-
-.PHONY: cuts
-cuts: modules build
-	RUNS=$(RUNS) SEED=$(SEED) $(CARGO) test --locked --release -p replicator-tests --test cuts -- --ignored --nocapture --test-threads 1 $(TEST)
+faults: modules build ## Cut links, power, disks and transfers, as root: RUNS=20 times each, FAULTS=power or TEST=primary for some
+	@CARGO="$(CARGO)" RUNS=$(RUNS) SEED=$(SEED) TEST="$(TEST)" tests/faults.sh $(FAULTS)
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

@@ -16,8 +16,9 @@ use std::{
 
 use futures::{FutureExt, Stream, future::BoxFuture};
 use rand::Rng as _;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+use rustix::{
+    process::setpriority_process,
+    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
@@ -68,6 +69,12 @@ pub trait Threads: Send + Sync + 'static {
     /// # Errors
     /// If the thread can't be started.
     fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()>;
+
+    /// Runs `body` on a thread of its own that stands back where others want the core: for work that takes seconds and that nobody waits for.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    fn start_behind(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()>;
 }
 
 /// A runtime for replication. Its tasks end when it is dropped.
@@ -240,7 +247,21 @@ impl Threads for OsThreads {
     fn start_apply(&self, name: &str, body: BoxFuture<'static, ()>) -> io::Result<()> {
         start(name, Some(replicator_machine::APPLY_STACK_BYTES_MIN + (1 << 20)), body).map(drop)
     }
+
+    fn start_behind(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        let lowered = move || {
+            // Of this thread alone, and of those that it starts. A system that refuses has a slower log meanwhile, and nothing worse.
+            if let Err(error) = setpriority_process(None, BEHIND_NICE) {
+                tracing::warn!(%error, "a thread for work in the background has the priority of all others");
+            }
+            body();
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(lowered).map(drop)
+    }
 }
+
+/// The nice value of threads that stand back: a tenth of what the others get, if all of them want a core.
+const BEHIND_NICE: i32 = 10;
 
 fn start(name: &str, stack_bytes: Option<usize>, body: BoxFuture<'static, ()>) -> io::Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

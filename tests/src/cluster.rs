@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use forgetful::Disk;
 use replicator_client::{
     Client, Consistency,
     proto::{NodeState, StatusResponse, replicator_service_client::ReplicatorServiceClient},
@@ -22,6 +23,8 @@ pub struct Cluster {
     nodes: Vec<NodeProcess>,
     dir: PathBuf,
     client: Client,
+    /// The nodes' disks, if they have disks of their own: after the nodes, which use them.
+    pub(crate) disks: Vec<Disk>,
 }
 
 impl Index<usize> for Cluster {
@@ -62,7 +65,7 @@ impl Cluster {
         }
         let addresses = nodes.iter().map(|node| node.client_address.clone());
         let client = Client::builder().endpoints(addresses).deadline(Duration::from_secs(2)).build()?;
-        Ok(Self { nodes, dir, client })
+        Ok(Self { nodes, dir, client, disks: Vec::new() })
     }
 
     /// Puts the links between the nodes, none of which may run yet, into the caller's hand.

@@ -9,24 +9,33 @@
 
 mod cluster;
 mod command;
+mod disks;
 mod links;
 mod load;
 mod node;
+mod old;
 mod ports;
 mod programs;
+mod proxy;
 mod residents;
 mod scenario;
 mod wait;
 mod wire;
+mod writes;
 
 pub use cluster::Cluster;
 pub use command::{Ran, prepared, run, run_with};
+pub use disks::{Blackout, Mode, SmallDisk, number};
+pub use forgetful::{Disk, PowerLoss, Unsynced};
 pub use links::Links;
 pub use load::{Load, advance, settle};
 pub use node::NodeProcess;
+pub use old::OldHistory;
 pub use ports::free_ports;
 pub use programs::{chat, module, python_environment, replicator, source, wrong_replicator};
+pub use proxy::Proxy;
 pub use residents::Residents;
 pub use scenario::{Scenario, scenario};
 pub use wait::{PATIENCE, until, until_within};
 pub use wire::{Requests, last_sequence, metadata, reason, request, within};
+pub use writes::Writes;

@@ -58,6 +58,12 @@ impl Load {
         Ok(all)
     }
 
+    /// The name of its counter.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How many writes are acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {

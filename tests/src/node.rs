@@ -198,6 +198,19 @@ impl NodeProcess {
         Ok(status)
     }
 
+    /// Whether no process runs, or the one that ran has ended by itself.
+    ///
+    /// # Errors
+    /// If the kernel doesn't tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        if let Some(child) = &mut self.child
+            && child.try_wait()?.is_some()
+        {
+            self.child = None;
+        }
+        Ok(self.child.is_none())
+    }
+
     /// Waits until the process ends with `code`, having written all of `words` since the log's byte `since`.
     ///
     /// # Errors

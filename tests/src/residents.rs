@@ -15,13 +15,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use replicator_client::{
-    Consistency,
+    Consistency, ErrorReason,
     proto::{ExecuteRequest, QueryRequest, replicator_service_client::ReplicatorServiceClient},
 };
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::{Cluster, PATIENCE, Requests as _, within};
+use crate::{Cluster, PATIENCE, Requests as _, reason, within};
 
 /// Between two requests of one resident, so that the logs stay short.
 const PACE: Duration = Duration::from_millis(2);
@@ -49,6 +49,8 @@ struct Known {
     /// How many reads the node has answered, and how many tries of any kind it has refused or left unanswered.
     reads: AtomicU64,
     failures: AtomicU64,
+    /// How many of these because the primary's disk is full.
+    disk_full: AtomicU64,
     last_refusal: Mutex<String>,
 }
 
@@ -157,6 +159,18 @@ impl Residents {
         self.known.iter().map(|known| known.failures.load(Ordering::Acquire)).sum()
     }
 
+    /// How many tries were refused because the primary's disk is full, at all replicas.
+    #[must_use]
+    pub fn refused_for_room(&self) -> u64 {
+        self.known.iter().map(|known| known.disk_full.load(Ordering::Acquire)).sum()
+    }
+
+    /// Writes acknowledged so far, to all of them.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.known.iter().map(|known| known.progress().0).sum()
+    }
+
     /// Stops. Each writer gets its last answer first. Checks that every replica has exactly what was acknowledged.
     ///
     /// # Errors
@@ -210,8 +224,12 @@ impl Resident {
 
     /// A try that came to nothing: allowed if the node says so, or says nothing.
     fn failed(&self, status: &Status) -> Result<()> {
-        let excused = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
-        ensure!(excused, "{}: {status:?}", self.own().name);
+        let full = status.code() == Code::ResourceExhausted && reason(status) == Some(ErrorReason::DiskFull);
+        // The last is what our side makes of a connection that breaks under a request: no node says that.
+        let excused = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+            || (status.code() == Code::Unknown && status.message() == "transport error");
+        ensure!(excused || full, "{}: {status:?}", self.own().name);
+        self.own().disk_full.fetch_add(u64::from(full), Ordering::AcqRel);
         self.own().failures.fetch_add(1, Ordering::AcqRel);
         status.message().clone_into(&mut self.own().last_refusal.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())

@@ -26,6 +26,8 @@ pub struct Scenario {
     turn: RefCell<Option<File>>,
     clusters: Cell<usize>,
     began: Cell<Instant>,
+    /// How many times [`TEST_MAX`] it may take.
+    times: Cell<u32>,
     again: RefCell<Option<String>>,
 }
 
@@ -41,14 +43,14 @@ where
     let (file, test) = name.split_once("::").unwrap_or(("", name));
     let dir = tempfile::Builder::new().prefix(&format!("replicator-{file}-")).tempdir().expect("a temporary folder");
     let (turn, again, began) = (RefCell::default(), RefCell::default(), Cell::new(Instant::now()));
-    let scenario = Scenario { dir, turn, clusters: Cell::new(0), began, again };
+    let scenario = Scenario { dir, turn, clusters: Cell::new(0), began, times: Cell::new(1), again };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let ended = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             tokio::select! {
                 done = body(&scenario) => done,
-                () = scenario.hung() => Err(anyhow!("the test did not end within {} s", TEST_MAX.as_secs())),
+                () = scenario.hung() => Err(anyhow!("the test did not end within {} s", scenario.time_max().as_secs())),
             }
         })
     }));
@@ -72,9 +74,18 @@ where
 impl Scenario {
     /// Ends when the test has had its turn for too long.
     async fn hung(&self) {
-        while self.began.get().elapsed() < TEST_MAX || self.clusters.get() == 0 {
+        while self.began.get().elapsed() < self.time_max() || self.clusters.get() == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    fn time_max(&self) -> Duration {
+        TEST_MAX * self.times.get()
+    }
+
+    /// Allows the test so many times what others may take.
+    pub fn may_take(&self, times: u32) {
+        self.times.set(times);
     }
 
     /// Names the command that runs this again, where the test's name alone doesn't.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeSet,
-    env,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use replicator_client::proto::{Consistency, NodeState, StatusResponse};
-use replicator_tests::{Cluster, Links, Load, Residents, Scenario, module, scenario, settle, until};
+use replicator_tests::{Cluster, Links, Load, Residents, Scenario, module, number, scenario, settle, until};
 use tokio::task::JoinHandle;
 
 /// Cuts that one cluster lives through. A chain lets a replica in again ever later, 1, 2, 4, … s after it was left out: these tests would wait for that.
@@ -93,10 +92,6 @@ fn draw(seed: u64, what: &str, bound: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     (seed, what).hash(&mut hasher);
     hasher.finish() % bound
-}
-
-fn number(key: &str, default: u64) -> u64 {
-    env::var(key).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{key}={text:?} is no number")))
 }
 
 async fn everyone(cluster: &Cluster) -> Vec<StatusResponse> {

@@ -3,17 +3,10 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
-use replicator_client::{
-    ErrorReason,
-    proto::{Consistency, Cursor, NodeState, QueryRequest, StatusResponse, SubscribeRequest},
-};
-use replicator_tests::{
-    Cluster, Load, Ran, Requests as _, advance, module, reason, replicator, request, run, scenario, until,
-};
+use anyhow::{Result, ensure};
+use replicator_client::proto::{NodeState, StatusResponse};
+use replicator_tests::{Cluster, Load, OldHistory, Ran, advance, module, replicator, run, scenario, until};
 use serde_json::Value;
-use tonic::Status;
 
 /// Runs `replicator recover` with a node's folder.
 async fn recover(cluster: &Cluster, index: usize, flags: &[&str]) -> Result<Ran> {
@@ -61,64 +54,13 @@ async fn add(cluster: &Cluster, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// A session, an index and a place in the events, of before the recovery.
-struct Old {
-    session: Bytes,
-    lineage: u64,
-    index: u64,
-}
-
-impl Old {
-    async fn take(cluster: &Cluster, index: usize) -> Result<Self> {
-        let mut node = cluster.node(index).await?;
-        let session = node.session(0).await?;
-        let executed = node.execute(request(&session, 1, "add old 1")).await?.into_inner();
-        Ok(Self { session, lineage: cluster.status(index).await?.lineage, index: executed.log_index })
-    }
-
-    /// Checks that the node takes none of it for something of its own.
-    async fn is_refused(&self, cluster: &Cluster, index: usize) -> Result<()> {
-        let mut node = cluster.node(index).await?;
-        let session_id = self.session.clone();
-        let query = QueryRequest { request: "get x".into(), ..QueryRequest::default() };
-        let after = Some(Cursor { lineage: self.lineage, log_index: self.index, ordinal: 0 });
-        let topics = vec!["any".to_owned()];
-        let refused: [(&str, Option<Status>); 6] = [
-            ("the next request", node.execute(request(&self.session, 2, "add old 1")).await.err()),
-            ("a request that was executed", node.execute(request(&self.session, 1, "add old 1")).await.err()),
-            (
-                "a log index",
-                node.query(QueryRequest {
-                    lineage: self.lineage,
-                    min_log_index: self.index,
-                    consistency: Consistency::Session.into(),
-                    ..query.clone()
-                })
-                .await
-                .err(),
-            ),
-            ("a read in a session", node.query(QueryRequest { session_id: session_id.clone(), ..query }).await.err()),
-            (
-                "a subscription of a session",
-                node.subscribe(SubscribeRequest { session_id, ..SubscribeRequest::default() }).await.err(),
-            ),
-            ("a cursor", node.subscribe(SubscribeRequest { topics, after, ..SubscribeRequest::default() }).await.err()),
-        ];
-        for (what, refused) in refused {
-            let refused = refused.with_context(|| format!("{what} of the old lineage was taken"))?;
-            ensure!(reason(&refused) == Some(ErrorReason::LineageMismatch), "{what}: {refused:?}");
-        }
-        Ok(())
-    }
-}
-
 #[test]
 fn majority_lost_for_ever_goes_on_from_the_disk_that_is_left() {
     scenario(async |s| {
         let mut cluster = s.cluster(3, &module("counter")).await?;
         let load = Load::start(&cluster, "x", 8).await?;
         load.advance(100).await?;
-        let old = Old::take(&cluster, 0).await?;
+        let old = OldHistory::take(&cluster, 0).await?;
         let acknowledged = load.settle(&cluster).await?;
         let before = cluster.status(0).await?;
         cluster.kill(&[0, 1, 2])?;
@@ -188,7 +130,7 @@ fn chain_without_its_configuration_group_goes_on_from_a_member() {
         let mut cluster = s.chain(3, 2, "backups-first", &module("counter")).await?;
         let load = Load::start(&cluster, "x", 8).await?;
         load.advance(100).await?;
-        let old = Old::take(&cluster, 1).await?;
+        let old = OldHistory::take(&cluster, 1).await?;
         let acknowledged = load.settle(&cluster).await?;
         // n1 and both witnesses, for ever. n2 and n3 have everything, and can decide nothing.
         cluster.kill(&[0, 3, 4])?;

@@ -192,6 +192,68 @@ fn bench_runs_several_loads_on_a_cluster_that_is_there() {
     });
 }
 
+/// An experiment's loads, by what they are, and its figures.
+fn found(value: &Value) -> Result<(Vec<&Value>, Vec<&Value>)> {
+    let list = |key: &str| value[key].as_array().with_context(|| format!("no {key} in {value}"));
+    Ok((list("loads")?.iter().collect(), list("figures")?.iter().collect()))
+}
+
+#[test]
+fn bench_experiments_compare_loads_and_find_figures() {
+    scenario(async |s| {
+        let small = ["--state-mib", "8", "--clients", "4", "--seconds", "1", "--rounds", "1", "-o", "json"];
+        for (experiment, loads_expected, figures_expected) in [
+            (&["images"][..], 4, 11),
+            (&["lag"], 4, 3),
+            (&["traps", "--trapping", "1,2"], 3, 4),
+            (&["traps", "--trapping", "2", "--mode", "chain", "--nodes", "2"], 2, 2),
+        ] {
+            let args = [&["bench"], experiment, &small].concat();
+            let value = here(s, &args).await?.exits(0)?.json()?;
+            let (loads, figures) = found(&value)?;
+            ensure!((loads.len(), figures.len()) == (loads_expected, figures_expected), "{experiment:?}: {value}");
+            is(loads[0], &[("p99_ratio", 1.0.into())])?;
+            for load in loads {
+                above_zero(load, &["requests_per_sec", "p50_us", "p99_us", "p99_ratio"])?;
+                is(load, &[("errors", 0.into())])?;
+            }
+            for figure in figures {
+                above_zero(figure, &["median"])?;
+                let compared = !figure["compared_with"].is_null();
+                ensure!(figure["ratio"].is_number() == compared, "{figure}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn bench_replay_applies_the_whole_log_and_soak_stays_under_its_bound() {
+    scenario(async |s| {
+        let replay = ["bench", "replay", "--entries", "20000", "--rounds", "1", "-o", "json"];
+        let value = here(s, &replay).await?.exits(0)?.json()?;
+        let (_, figures) = found(&value)?;
+        is(figures[0], &[("what", "entries applied".into())])?;
+        above_zero(figures[0], &["median"])?;
+
+        let soak =
+            ["bench", "soak", "--requests", "20000", "--clients", "64", "--state-mib", "2", "--log-bytes", "65536"];
+        for flags in [&["--nodes", "3"][..], &["--nodes", "2", "--mode", "chain"]] {
+            let value = here(s, &[&soak[..], flags, &["-o", "json"]].concat()).await?.exits(0)?.json()?;
+            is(&value, &[("state_equal", true.into()), ("errors", 0.into())])?;
+            ensure!(value["requests"].as_u64().is_some_and(|requests| requests > 0), "nothing was measured: {value}");
+            let bound = value["bound_bytes"].as_u64().context("no bound")?;
+            let nodes = value["nodes"].as_array().context("no nodes")?;
+            ensure!(nodes.len() == flags[1].parse()?, "{value}");
+            for node in nodes {
+                above_zero(node, &["log_bytes_max", "images_bytes_max", "last_image_log_index"])?;
+                ensure!(node["bytes_max"].as_u64().is_some_and(|bytes| bytes <= bound), "over the bound: {value}");
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_cannot_be_asked_for_is_refused_with_a_reason() {
     scenario(async |_| {
@@ -204,6 +266,9 @@ fn what_cannot_be_asked_for_is_refused_with_a_reason() {
         refused(&["bench", "--module", "journal", "--bytes", "10"], &["64 bytes"]).await?;
         refused(&["bench", "--consistency", "local"], &["--query"]).await?;
         refused(&["bench", "--clients", "0"], &["--clients"]).await?;
+        refused(&["bench", "--clients", "4", "images"], &["images"]).await?;
+        refused(&["bench", "soak", "--nodes", "2"], &["1, 3 or 5"]).await?;
+        refused(&["bench", "images", "--state-mib", "5000"], &["--state-mib"]).await?;
         let nobody = run(&replicator(), ["bench", "--endpoints", "127.0.0.1:1", "--seconds", "1"], &[]).await?;
         nobody.exits(1)?.complains_of(&["no primary is known"])?;
         Ok(())

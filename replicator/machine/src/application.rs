@@ -15,7 +15,7 @@ use crate::{
     memory::MemoryFile,
     outcome::{QueryOutcome, RequestResult, Trap},
     query::View,
-    rollback::{Call, Journal},
+    rollback::{Call, CopyTime, Journal},
     shadow::FrozenMemory,
 };
 
@@ -166,6 +166,7 @@ impl Application {
         if self.journal.is_frozen() {
             return Ok(None);
         }
+        self.journal.time_copies_anew();
         self.journal.renew(&mut self.live, &self.file)?;
         let memory = self.journal.freeze();
         Ok(memory.map(|memory| (memory, self.journal.globals().to_vec(), self.journal.input() as u64)))
@@ -199,6 +200,11 @@ impl Application {
 
     pub(crate) const fn traps(&self) -> u64 {
         self.traps
+    }
+
+    /// See [`Journal::copy_longest`].
+    pub(crate) const fn copy_longest(&self) -> CopyTime {
+        self.journal.copy_longest()
     }
 
     pub(crate) fn memory(&self) -> &[u8] {

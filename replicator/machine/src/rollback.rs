@@ -21,9 +21,10 @@
 //! and the pages of a few calls: 0.05 ms at 64 MiB and 0.2 ms at 512 MiB. One that comes after `memory.grow` costs a new
 //! instance with a new page table, too: 10 ms for each GiB, and 1 µs at its first access to each page.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     guest::{GlobalBits, Guest, HEADER_BYTES, Witness},
@@ -40,6 +41,8 @@ const FUEL_MAX: u64 = 1 << 26;
 /// Or when there are more of them than a number between these: fewer if they write many pages, so that a copy takes some
 /// milliseconds at most; more if they write few, so that it is worth the look through the page table.
 const CALLS_MIN: usize = 1 << 10;
+/// The same while another thread has the last copy: then a page costs up to 5 µs, as its old bytes go to new memory first.
+const CALLS_MIN_FROZEN: usize = 1 << 9;
 /// See [`CALLS_MIN`].
 const CALLS_MAX: usize = 1 << 15;
 /// The pages that a copy should have to take, at least and at most.
@@ -65,6 +68,29 @@ pub(crate) struct Call {
     pub(crate) witness: Witness,
 }
 
+/// How long a copy took: by the clock, and of this thread's own time. On a machine with more to do than it has cores, they differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CopyTime {
+    pub(crate) clock: Duration,
+    pub(crate) thread: Duration,
+}
+
+impl CopyTime {
+    fn now() -> Self {
+        let now = |clock| clock_gettime(clock).try_into().unwrap_or_default();
+        Self { clock: now(ClockId::Monotonic), thread: now(ClockId::ThreadCPUTime) }
+    }
+
+    fn until_now(self) -> Self {
+        let now = Self::now();
+        Self { clock: now.clock.saturating_sub(self.clock), thread: now.thread.saturating_sub(self.thread) }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { clock: self.clock.max(other.clock), thread: self.thread.max(other.thread) }
+    }
+}
+
 /// A copy and the calls since. Invariant: the copy, then the calls, is the live state.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -80,6 +106,8 @@ pub(crate) struct Journal {
     fuel: u64,
     /// A new copy is due after this many calls.
     calls_max: usize,
+    /// The longest that one copy took since the last that an image was made of, that one included.
+    copy_longest: CopyTime,
     /// Room for ranges of memory, kept from copy to copy.
     ranges: Vec<Range<usize>>,
 }
@@ -97,6 +125,7 @@ impl Journal {
             bytes: 0,
             fuel: 0,
             calls_max: CALLS_MAX / 8,
+            copy_longest: CopyTime::default(),
             ranges: Vec::new(),
         };
         journal.renew(guest, file)?;
@@ -105,6 +134,7 @@ impl Journal {
 
     /// Takes a new copy.
     pub(crate) fn renew(&mut self, guest: &mut Guest, file: &MemoryFile) -> Result<(), Halt> {
+        let began = CopyTime::now();
         let size = guest.memory().len();
         self.find_written(true, size, file)?;
         self.shadow.take(guest.memory(), &self.ranges);
@@ -116,20 +146,21 @@ impl Journal {
         self.pace();
         self.calls.clear();
         (self.bytes, self.fuel) = (0, 0);
+        self.copy_longest = self.copy_longest.max(began.until_now());
         Ok(())
     }
 
     /// Sets how many calls the next copy comes after, by how many pages this one took; a few calls say nothing.
     fn pace(&mut self) {
-        if self.calls.len() < CALLS_MIN / 4 {
+        if self.calls.len() < CALLS_MIN_FROZEN / 2 {
             return;
         }
         let pages = self.ranges.iter().map(Range::len).sum::<usize>() / PAGE_BYTES;
         let expected = pages * self.calls_max / self.calls.len();
         // For a reader each page is copied twice, the first time to new memory.
-        let weight = if self.shadow.is_frozen() { 3 } else { 1 };
+        let (weight, least) = if self.shadow.is_frozen() { (6, CALLS_MIN_FROZEN) } else { (1, CALLS_MIN) };
         if expected * weight >= PAGES_AIMED.end {
-            self.calls_max = (self.calls_max / 2).max(CALLS_MIN);
+            self.calls_max = (self.calls_max / 2).max(least);
         } else if expected * weight < PAGES_AIMED.start {
             self.calls_max = (self.calls_max * 2).min(CALLS_MAX);
         }
@@ -200,6 +231,16 @@ impl Journal {
         self.calls.len() > REPLAY_CALLS || self.fuel > REPLAY_FUEL
     }
 
+    /// The longest that one copy has taken since the last that an image was made of, that one included.
+    pub(crate) const fn copy_longest(&self) -> CopyTime {
+        self.copy_longest
+    }
+
+    /// Forgets how long copies took.
+    pub(crate) fn time_copies_anew(&mut self) {
+        self.copy_longest = CopyTime::default();
+    }
+
     /// The size of the copy, in bytes.
     pub(crate) const fn memory_bytes(&self) -> usize {
         self.memory_bytes
@@ -222,7 +263,7 @@ impl Journal {
 
     /// The copy's memory, for another thread; nothing if one has it already.
     pub(crate) fn freeze(&mut self) -> Option<FrozenMemory> {
-        self.calls_max = (self.calls_max / 2).max(CALLS_MIN); // see `pace`: copies cost more from now on
+        self.calls_max = (self.calls_max / 8).max(CALLS_MIN_FROZEN); // see `pace`: a page costs more from now on
         self.shadow.freeze()
     }
 

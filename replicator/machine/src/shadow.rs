@@ -7,8 +7,10 @@
 //! passed are not. So a reader costs at most one more copy of the memory, and of what nobody writes, none. Dropping the
 //! frozen state frees what is set aside at once.
 //!
-//! The reader holds the lock while it copies one chunk, some 10 µs. It can't get in again before a writer that waits: a
-//! writer holds the turnstile as long as it waits, and the reader must pass through that first.
+//! The reader holds the lock only to take a reference to one chunk, and copies it afterwards: it may be a thread of the least priority, which
+//! the system puts aside at any moment for long. A chunk that the writer changes meanwhile is copied first, as one that is set aside. The
+//! reader can't get in again before a writer that waits: a writer holds the turnstile as long as it waits, and the reader must pass
+//! through that first.
 
 use std::{
     collections::HashMap,
@@ -37,8 +39,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Chunks {
-    /// `None`: zeros.
-    chunks: Vec<Option<Bytes>>,
+    /// `None`: zeros. A reader has a second reference to one of them, at times.
+    chunks: Vec<Option<Arc<[u8]>>>,
     frozen: Option<Held>,
 }
 
@@ -119,13 +121,14 @@ impl Chunks {
                 if let Some(held) = &mut self.frozen {
                     held.set_aside(number, chunk, start..start + bytes.len());
                 }
-                chunk[start..][..bytes.len()].copy_from_slice(bytes);
+                Arc::make_mut(chunk)[start..][..bytes.len()].copy_from_slice(bytes);
             }
             None if is_zero(bytes) => {}
             missing if bytes.len() == CHUNK_BYTES => *missing = Some(bytes.into()),
             missing => {
-                let chunk = missing.insert(vec![0; CHUNK_BYTES].into());
+                let mut chunk = vec![0; CHUNK_BYTES];
                 chunk[start..][..bytes.len()].copy_from_slice(bytes);
+                *missing = Some(chunk.into());
             }
         }
     }
@@ -154,6 +157,14 @@ pub(crate) struct FrozenMemory {
     bytes: usize,
 }
 
+/// A chunk on its way to the reader.
+struct Passed {
+    number: usize,
+    chunk: Arc<[u8]>,
+    /// What of its pages was set aside.
+    aside: [Option<Bytes>; PAGES],
+}
+
 impl FrozenMemory {
     /// The size of the memory.
     pub(crate) const fn bytes(&self) -> usize {
@@ -162,6 +173,18 @@ impl FrozenMemory {
 
     /// Fills `buffer` with the next chunk that isn't known to be zeros, and returns its number.
     pub(crate) fn next(&mut self, buffer: &mut [u8; CHUNK_BYTES]) -> Option<usize> {
+        let Passed { number, chunk, aside } = self.pass()?;
+        buffer.copy_from_slice(&chunk);
+        for (place, aside) in buffer.chunks_exact_mut(PAGE_BYTES).zip(aside) {
+            if let Some(aside) = aside {
+                place.copy_from_slice(&aside);
+            }
+        }
+        Some(number)
+    }
+
+    /// The next chunk that isn't known to be zeros.
+    fn pass(&mut self) -> Option<Passed> {
         let mut chunks = self.shared.lock_second();
         let Chunks { chunks, frozen } = &mut *chunks;
         let held = frozen.as_mut().expect("it stays frozen until this value is dropped");
@@ -171,15 +194,14 @@ impl FrozenMemory {
         if number >= held.present.len() {
             return None;
         }
-        buffer.copy_from_slice(chunks[number].as_ref().expect("chunks never go away"));
+        let chunk = Arc::clone(chunks[number].as_ref().expect("chunks never go away"));
+        let mut aside = [const { None }; PAGES];
         if !held.set_aside.is_empty() {
-            for (page, place) in buffer.chunks_exact_mut(PAGE_BYTES).enumerate() {
-                if let Some(aside) = held.set_aside.remove(&(number * PAGES + page)) {
-                    place.copy_from_slice(&aside);
-                }
+            for (page, aside) in aside.iter_mut().enumerate() {
+                *aside = held.set_aside.remove(&(number * PAGES + page));
             }
         }
-        Some(number)
+        Some(Passed { number, chunk, aside })
     }
 }
 

@@ -139,3 +139,23 @@ fn zero_is_told_from_anything_else() {
         bytes[at] = 0;
     }
 }
+
+#[test]
+fn a_chunk_that_changes_while_the_reader_copies_it_stays_what_it_was_for_the_reader() {
+    let (shadow, mut memory) = (Shadow::default(), vec![1; 2 * CHUNK_BYTES]);
+    let whole = 0..memory.len();
+    shadow.take(&memory, from_ref(&whole));
+    let mut frozen = shadow.freeze().unwrap();
+    // What `next` does, stopped in the middle.
+    let Passed { number, chunk, aside } = frozen.pass().unwrap();
+    memory.fill(2);
+    shadow.take(&memory, from_ref(&whole));
+    assert_eq!(number, 0);
+    assert!(chunk.iter().all(|byte| *byte == 1) && aside.iter().all(Option::is_none));
+    drop(chunk);
+    let mut buffer = [0; CHUNK_BYTES];
+    assert_eq!(frozen.next(&mut buffer), Some(1));
+    assert!(buffer.iter().all(|byte| *byte == 1), "it was set aside");
+    drop(frozen);
+    assert!(read(shadow.freeze().unwrap()) == memory);
+}

@@ -153,6 +153,23 @@ impl Cluster {
         data_dir(&self.dir, self.name(index), self.storage)
     }
 
+    /// A node's client address.
+    pub(super) fn endpoint(&self, index: usize) -> &str {
+        &self.nodes[index].client_address
+    }
+
+    /// Ends one node, politely.
+    pub(super) async fn stop_one(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[index];
+        let mut child = node.child.take().ok_or_else(|| anyhow!("{} doesn't run", node.name))?;
+        drop(node.stdin.take());
+        match tokio::time::timeout(PATIENCE, child.wait()).await {
+            Ok(ended) => drop(ended?),
+            Err(_) => bail!("{} did not end within {} s", node.name, PATIENCE.as_secs()),
+        }
+        Ok(())
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }

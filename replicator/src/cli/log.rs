@@ -60,9 +60,10 @@ pub(super) fn run(command: LogCommand) -> Result<(), Failure> {
 /// A folder that nobody can look at isn't damaged.
 pub(super) fn unreadable(error: StorageError) -> Failure {
     match error {
-        StorageError::Damaged { .. } | StorageError::DamagedSnapshot { .. } | StorageError::Version { .. } => {
-            Failure::Damage(error.into())
-        }
+        StorageError::Damaged { .. }
+        | StorageError::DamagedSnapshot { .. }
+        | StorageError::DamagedSave { .. }
+        | StorageError::Version { .. } => Failure::Damage(error.into()),
         other => Failure::Failed(other.into()),
     }
 }
@@ -76,7 +77,7 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     match report.damages().count() {
         0 => Ok(()),
         n => Err(Failure::Damage(anyhow!(
-            "{} found in {}. Start the node with --rejoin: it sets the folder's content aside, and takes everything from its peers",
+            "{} found in {}. Start the node: it mends what its peers still have. If it can't, it says so; then start it with --rejoin, which sets the folder's content aside, and takes everything from its peers",
             output::count(n, "damage"),
             args.data_dir.display()
         ))),
@@ -131,6 +132,9 @@ fn print_report(report: &NodeReport) -> anyhow::Result<()> {
     for damage in report.damages() {
         anstream::println!("{red}damage:{red:#} {damage}");
     }
+    for repair in &report.repairs {
+        println!("mended before, in seconds since 1970: {repair}");
+    }
     if report.is_whole() {
         println!("everything is as it was written");
     }
@@ -166,6 +170,7 @@ fn report_json(report: &NodeReport) -> Value {
         "logs": report.logs.iter().map(log).collect::<Vec<_>>(),
         "modules": report.modules.whole.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "snapshots": report.snapshots.iter().map(snapshots).collect::<Vec<_>>(),
+        "repairs": report.repairs,
         "damages": report.damages().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -56,7 +56,7 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
-    /// Take images of a node's whole state, or look at those in a stopped node's folder
+    /// Take images of a node's whole state, look at them, save one in a file, restore it into a new cluster
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Look at a stopped node's folder: check every byte, print its log

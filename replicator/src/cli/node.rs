@@ -60,7 +60,17 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
             None => tracing::info!("nothing to set aside: the data folder is empty"),
         }
     }
-    let node = Node::start(config, Seams::real()).map_err(failure)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
+    let stdin = stdin_ended();
+    tokio::pin!(stdin);
+    // It may take as long as its peers are away: a damaged log is mended first.
+    let node = tokio::select! {
+        started = Node::start(config, Seams::real()) => started.map_err(failure)?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+        () = &mut stdin, if args.exit_with_stdin => return Ok(()),
+    };
     let served = service::serve(node.clone()).await?;
     tracing::info!(
         clients = served.client_address,
@@ -69,12 +79,10 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
         "serving"
     );
 
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        () = stdin_ended(), if args.exit_with_stdin => {}
+        () = &mut stdin, if args.exit_with_stdin => {}
         // The first storage error ends the process: after a failed fsync nothing that follows can be trusted.
         failed = node.failed() => {
             let reason = anyhow::anyhow!(failed.reason);

@@ -42,5 +42,6 @@ pub(super) fn json(restart: &pb::Restart) -> Value {
             "took_ms": whole.took_ms,
             "entered": whole.entered,
         })),
+        "repaired": restart.repaired,
     })
 }

@@ -96,7 +96,9 @@ pub(super) async fn survey(client: &Client, endpoints: &[String]) -> Vec<Surveye
     let named: Vec<&str> = answered.clone().map(|status| status.node_id.as_str()).collect();
     let mut others = Vec::new();
     for member in answered.flat_map(|status| &status.members) {
-        if !named.contains(&member.node_id.as_str()) && !known.contains(&member.client_address) {
+        // A place that nobody has joined yet, as a restore leaves it, has no client address.
+        let elsewhere = !member.client_address.is_empty() && !known.contains(&member.client_address);
+        if !named.contains(&member.node_id.as_str()) && elsewhere {
             known.push(member.client_address.clone());
             others.push(member.client_address.clone());
         }
@@ -134,6 +136,9 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
                 ]);
                 if let Some(catching_up) = status.restart.as_ref().and_then(restart::line) {
                     notes.push((status.node_id.clone(), catching_up));
+                }
+                for repaired in status.restart.iter().flat_map(|restart| &restart.repaired) {
+                    notes.push((status.node_id.clone(), format!("mended {repaired}")));
                 }
                 if !status.detail.is_empty() {
                     notes.push((status.node_id.clone(), status.detail.clone()));

@@ -20,6 +20,9 @@ use crate::replication::{ApplySink, Committed};
 /// How many messages may wait for the loop.
 const WORK_MAX: usize = 1_024;
 
+/// What an entry takes in the log beside its own bytes, at most: its record's head, what the strategy adds, and the zeros that fill it up.
+const LOGGED_BYTES: u64 = 64;
+
 /// Where the machine is, after a batch.
 #[derive(Debug, Clone, Default)]
 pub struct AppliedState {
@@ -39,6 +42,10 @@ pub struct AppliedState {
     pub memory_bytes: u64,
     /// Traps since the process began, replayed ones included.
     pub traps: u64,
+    /// For how long a copy of the module's memory has held up the machine at most since the last image began, in microseconds.
+    pub copy_us_max: u64,
+    /// The same in the thread's own time.
+    pub copy_cpu_us_max: u64,
     /// How the module describes itself.
     pub module: String,
     /// Bytes of entries since the last image, or the start.
@@ -220,7 +227,7 @@ impl Loop {
                 self.machine.skip(position);
                 continue;
             };
-            self.bytes_since_image += encoded.len() as u64;
+            self.bytes_since_image += encoded.len() as u64 + LOGGED_BYTES;
             // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
             let entry: Entry =
                 codec::decode(&encoded).map_err(|error| format!("log entry {position} can't be read: {error}"))?;
@@ -288,6 +295,8 @@ impl Loop {
             sessions: stats.sessions,
             memory_bytes: stats.memory_bytes,
             traps: stats.traps,
+            copy_us_max: stats.copy_us_max,
+            copy_cpu_us_max: stats.copy_cpu_us_max,
             module: stats.module_description,
             bytes_since_image: self.bytes_since_image,
             halted: None,

@@ -16,8 +16,10 @@ mod proposer;
 mod queries;
 mod reads;
 mod recovery;
+mod repair;
 mod requests;
 mod restart;
+mod restoring;
 mod room;
 mod startup;
 mod status;
@@ -25,7 +27,7 @@ mod subscriptions;
 mod waiters;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -37,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     applier::AppliedState,
     founding::Founding,
-    images::{CatchUp, ImageUnusable},
+    images::{CatchUp, ImageUnusable, Saving, TakenImage},
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
@@ -45,6 +47,7 @@ pub use self::{
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     restart::Restart,
+    restoring::{Restore, RestoreError, Restored},
     startup::StartError,
     status::{Condition, Status},
     subscriptions::{Event, Subscribed, Target},
@@ -55,6 +58,7 @@ use self::{
     images::{NodeImages, Served},
     proposals::Proposals,
     reads::Reader,
+    repair::Repairs,
     requests::ENTRY_BYTES_MAX,
     waiters::Waiters,
 };
@@ -104,6 +108,9 @@ pub struct Node {
     seams: Seams,
     dir: NodeDir,
     log: Arc<DiskLog>,
+    /// The log of a chain's configuration group, once it is open.
+    group_log: OnceLock<Arc<DiskLog>>,
+    repairs: Arc<Repairs>,
     modules: ModuleStore,
     peers: Peers,
     /// Where replication runs, and its own channels: a connection belongs to the runtime that made it.
@@ -147,14 +154,13 @@ impl Node {
         &self.modules
     }
 
-    /// Takes an image now. Returns the index of its last entry.
+    /// Takes an image now; durable on return.
     ///
     /// # Errors
     /// If the node takes no part yet, another image is being taken, or it can't be written.
-    pub async fn take_image(&self) -> Result<LogIndex, String> {
+    pub async fn take_image(&self) -> Result<TakenImage, String> {
         let running = self.running().map_err(|error| error.to_string())?;
-        let taken = self.images.take(&*running.strategy, &running).await;
-        taken.map(|position| position.index).map_err(|error| error.to_string())
+        self.images.take(&*running.strategy, &running).await.map_err(|error| error.to_string())
     }
 
     /// An image for a peer; see `PeerService.FetchImage`. None: there is none of that position here.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use replicator_machine::ModuleSource;
-use replicator_storage::{ModuleStore, StorageError};
+use replicator_storage::{ModuleStore, Repair, StorageError};
 use replicator_types::ModuleHash;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -66,9 +66,11 @@ impl Node {
     }
 
     async fn fetch_module(&self, hash: ModuleHash) -> bool {
-        if matches!(self.modules.get(hash), Ok(Some(_))) {
-            return true;
-        }
+        let damage = match self.modules.get(hash) {
+            Ok(Some(_)) => return true,
+            Err(StorageError::Damaged { path, what, .. }) => Some((path, what)),
+            _ => None,
+        };
         for peer in &self.config.peers {
             let Ok(channel) = self.peers.channel(peer.peer_address.as_str()) else { continue };
             let bytes = match channel.fetch_module(hash, MODULE_BYTES_MAX).await {
@@ -84,7 +86,13 @@ impl Node {
             }
             let modules = self.modules.clone();
             match tokio::task::spawn_blocking(move || modules.put(&bytes)).await {
-                Ok(Ok(_)) => return true,
+                Ok(Ok(_)) => {
+                    if let Some((path, what)) = damage {
+                        let what = format!("{what}; {} gave the module again", peer.name);
+                        self.repairs.note(&[Repair::new(&path, Some(0), what)]);
+                    }
+                    return true;
+                }
                 Ok(Err(error)) => self.fail(error),
                 Err(error) => tracing::error!(%error, "storing a module"),
             }

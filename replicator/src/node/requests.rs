@@ -58,7 +58,10 @@ pub enum NodeError {
     #[error(transparent)]
     CursorExpired(#[from] CursorExpired),
     /// The cursor, index or session is of another history.
-    #[error("it belongs to another history (lineage {given}) of this cluster, which is now {ours}; begin anew")]
+    #[error(
+        "it belongs to another history (lineage {given}) than this cluster's, {ours}: an operator has recovered the cluster since, or restored it from a \
+         snapshot; begin anew"
+    )]
     LineageMismatch {
         /// The one given.
         given: Lineage,

@@ -26,6 +26,8 @@ pub struct Restart {
     pub caught_up_ms: Option<u64>,
     /// The image that a peer gave, if one did: the whole state.
     pub fetched: Option<CatchUp>,
+    /// Damaged files that were mended at this start, and since.
+    pub repaired: Vec<String>,
 }
 
 impl Restart {
@@ -39,7 +41,7 @@ impl Restart {
 impl Node {
     /// How this start went so far.
     pub(super) fn restart(&self) -> Restart {
-        Restart { fetched: self.images.catch_up(), ..self.restarted.borrow().clone() }
+        Restart { fetched: self.images.catch_up(), repaired: self.repairs.told(), ..self.restarted.borrow().clone() }
     }
 
     /// Asks the peers for their clocks, if nobody did: a new disk has promised nothing that would have to be checked with them.

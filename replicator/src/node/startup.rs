@@ -3,12 +3,16 @@
 //! A blank disk waits: to be founded by `replicator init`, to be let in by a primary that it asks, or to be spoken to by one. A disk that has
 //! a log asks the voters about itself first. Nobody bootstraps by itself (safety rule 1).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use replicator_chain::Promise;
 use replicator_machine::{Command, Machine};
-use replicator_storage::{DiskLog, DiskLogOptions, Log, MemberMemory, NodeDir, StorageError};
+use replicator_storage::{Log, MemberMemory, NodeDir, StorageError};
 use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,6 +27,7 @@ use super::{
     proposals::Proposals,
     proposer::Proposer,
     reads::Reads,
+    repair::{Means, Repairs, open_log},
     restart::Restart,
     waiters::Answer,
 };
@@ -151,18 +156,21 @@ impl PromiseStore for MetaPromises {
 }
 
 impl Node {
-    /// Opens the folder and begins to start. The returned node answers from now on, with "not ready" for a while.
+    /// Opens the folder and begins to start. The returned node answers from now on, with "not ready" for a while. A damaged log is mended first, for which the
+    /// peers may have to be waited for.
     ///
     /// # Errors
     /// If the folder is locked, another node's or damaged, or a thread can't be started.
-    pub fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, StartError> {
+    pub async fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, StartError> {
         let dir = NodeDir::open(&config.data_dir, config.name.as_str())?;
         let meta = dir.meta();
         if let Some(stored) = meta.mode.clone().filter(|stored| *stored != config.part()) {
             let (dir, configured) = (dir.path().to_owned(), config.part());
             return Err(StartError::Mode { dir, stored, configured });
         }
-        let (log, report) = DiskLog::open(&dir, LOG, DiskLogOptions::default())?;
+        let (peers, repairs) = (Peers::new(seams.network.clone()), Repairs::new(dir.clone()));
+        let means = Means { dir: &dir, peers: &peers, configured: &config.peers, repairs: &repairs };
+        let (log, report) = open_log(means, LOG, |_| ()).await?;
         // Raised before anything is sent, so that no two starts of a disk are ever taken for one (safety rule 2).
         let incarnation = dir.raise_incarnation()?;
         tracing::info!(records = report.records, bytes = report.bytes, new = report.created, "opened the log");
@@ -190,7 +198,6 @@ impl Node {
         let group = seams.threads.start_group("group")?;
 
         let log = Arc::new(log);
-        let peers = Peers::new(seams.network.clone());
         let images = NodeImages::open(images::Parts {
             dir: dir.clone(),
             log: log.clone(),
@@ -199,8 +206,10 @@ impl Node {
             applier: applier.clone(),
             peers: peers.clone(),
             clock: seams.clock.clone(),
+            threads: seams.threads.clone(),
             config: config.images,
             configured: config.peers.clone(),
+            repairs: repairs.clone(),
         })?;
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);
@@ -216,6 +225,8 @@ impl Node {
             serving: watch::Sender::new(false),
             restarted: watch::Sender::new(Restart::default()),
             log,
+            group_log: OnceLock::new(),
+            repairs,
             refused: watch::Sender::new(None),
             config,
             seams,
@@ -230,6 +241,11 @@ impl Node {
         tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
         tokio::spawn(node.clone().pass_on(pushed));
+        let watching = node.clone();
+        tokio::spawn(async move {
+            let why = watching.images.disk_failed().await;
+            watching.fail(StartError::Stopped(format!("the disk has failed, and may hold less than it says: {why}")));
+        });
         let starting = node.clone();
         tokio::spawn(async move {
             if let Err(error) = starting.come_up(foundings, adopted).await {
@@ -412,11 +428,13 @@ impl Node {
                 .await?,
             ),
             Mode::Chain => {
-                let (group_log, _) = DiskLog::open(&self.dir, GROUP_LOG, DiskLogOptions::default())?;
+                let waiting = |why: &str| drop(self.stage.send_replace(Stage::Checking(why.to_owned())));
+                let (group_log, _) = open_log(self.means(), GROUP_LOG, waiting).await?;
+                let group_log = self.group_log.get_or_init(|| Arc::new(group_log)).clone();
                 let parts = chain::Parts {
                     envelope,
                     log,
-                    group_log: Arc::new(group_log),
+                    group_log,
                     peers,
                     votes,
                     promises: Arc::new(MetaPromises(self.dir.clone())),

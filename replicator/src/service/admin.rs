@@ -1,10 +1,12 @@
 //! `AdminService`: what an operator's tools call.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _, stream};
 use replicator_machine::Limits;
 use replicator_proto::replicator::v1::{self as pb, admin_service_server::AdminService};
+use replicator_storage::SnapshotPiece;
 use replicator_types::{ClusterId, DiskId, LogIndex, ModuleHash};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -80,6 +82,7 @@ fn restart_message(restart: Restart) -> pb::Restart {
             took_ms: millis(whole.took),
             entered: whole.entered,
         }),
+        repaired: restart.repaired,
     }
 }
 
@@ -221,8 +224,38 @@ impl AdminService for AdminApi {
         &self,
         _: Request<pb::TakeSnapshotRequest>,
     ) -> Result<Response<pb::TakeSnapshotResponse>, Status> {
-        let index = self.node.take_image().await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(pb::TakeSnapshotResponse { log_index: index.0 }))
+        let taken = self.node.take_image().await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::TakeSnapshotResponse {
+            log_index: taken.position.index.0,
+            state_bytes: taken.state_bytes,
+            file_bytes: taken.file_bytes,
+            took_us: u64::try_from(taken.took.as_micros()).unwrap_or(u64::MAX),
+            paused_us: u64::try_from(taken.paused.as_micros()).unwrap_or(u64::MAX),
+            paused_cpu_us: u64::try_from(taken.paused_cpu.as_micros()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SaveSnapshotResponse, Status>> + Send>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        let saving = self.node.save_image(request.into_inner().newest).await.map_err(Status::failed_precondition)?;
+        let first = pb::SaveSnapshotResponse {
+            total_bytes: saving.bytes(),
+            log_index: saving.manifest().position().index.0,
+            up_to_date: saving.up_to_date,
+            ..pb::SaveSnapshotResponse::default()
+        };
+        let pieces = stream::try_unfold(saving, async |mut saving| {
+            let piece = saving.next().await.map_err(|error| Status::internal(error.to_string()))?;
+            Ok(piece.map(|SnapshotPiece { offset, bytes, checksum }| {
+                let piece = pb::SaveSnapshotResponse { offset, piece: bytes, checksum, ..Default::default() };
+                (piece, saving)
+            }))
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
     }
 
     async fn remove_node(

@@ -9,7 +9,7 @@ use futures::{
 };
 use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
-use replicator_storage::SnapshotPiece;
+use replicator_storage::{Matching, Record, SnapshotPiece};
 use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash, Position, codec};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +19,7 @@ use super::CHUNK_BYTES;
 use crate::{
     node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
-    transport::{Envelope, Hello, Join, Proposed, cluster_of, split_cluster},
+    transport::{Envelope, Hello, Join, Proposed, cluster_of, position_message, position_of, split_cluster},
 };
 
 pub(super) struct PeerApi {
@@ -249,6 +249,35 @@ impl PeerService for PeerApi {
             }))
         });
         Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
+    }
+
+    async fn fetch_log(&self, request: Request<pb::FetchLogRequest>) -> Result<Response<pb::FetchLogResponse>, Status> {
+        let pb::FetchLogRequest { cluster_id, lineage, log, from_log_index, to_log_index, anchor } =
+            request.into_inner();
+        let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
+        let anchor = position_of(anchor.ok_or_else(|| Status::invalid_argument("the anchor is missing"))?);
+        let entries = LogIndex(from_log_index)..LogIndex(to_log_index);
+        let lacks = |why: String| pb::FetchLogResponse { why, ..pb::FetchLogResponse::default() };
+        let answer = match self.node.serve_log(cluster, &log, entries, anchor).await? {
+            Matching::Held { before, records } => pb::FetchLogResponse {
+                held: true,
+                before: before.map(position_message),
+                entries: records
+                    .into_iter()
+                    .map(|Record { position, payload }| pb::LogEntry {
+                        position: Some(position_message(position)),
+                        payload,
+                    })
+                    .collect(),
+                ..pb::FetchLogResponse::default()
+            },
+            Matching::Purged(through) => lacks(format!("its log begins after {through}")),
+            Matching::Other(other) => lacks(format!("its log has {other} in the place of {anchor}")),
+            Matching::Short(last) => {
+                lacks(last.map_or("its log is empty".into(), |last| format!("its log ends at {last}, before {anchor}")))
+            }
+        };
+        Ok(Response::new(answer))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

@@ -52,18 +52,22 @@ pub(super) async fn subscribe(
     if client.is_none() && names.is_empty() {
         return Err(NodeOrBad::Bad("neither a session nor a topic: nothing could ever come".into()));
     }
+    let after = request.after.filter(|after| after.lineage != 0 || after.log_index != 0);
     if let Some(client) = client {
         node.check_session(client)?;
-        // The session may have been opened at another node a moment ago.
+    }
+    if client.is_some() || after.is_none() {
+        // The session may have been opened at another node a moment ago; and "from now on" isn't where a replica is that catches up.
         let index = node.read_index(deadline).await?;
         node.wait_applied(index, deadline).await?;
+    }
+    if let Some(client) = client {
         if !node.has_session(client).await? {
             return Err(NodeError::Refused(Refusal::SessionExpired).into());
         }
         names.insert(client.0, String::new());
     }
     let lineage = node.lineage()?;
-    let after = request.after.filter(|after| after.lineage != 0 || after.log_index != 0);
     let after = match after {
         None => None,
         Some(after) => {

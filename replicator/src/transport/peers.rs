@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use replicator_proto::replicator::v1 as pb;
-use replicator_storage::SnapshotPiece;
+use replicator_storage::{Record, SnapshotPiece};
 use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position};
 use tonic::{
     Status, Streaming,
@@ -278,6 +279,32 @@ impl ImageParts {
     }
 }
 
+/// What a peer has of the entries that were asked for.
+#[derive(Debug)]
+pub enum LogAnswer {
+    /// They are there.
+    Holds {
+        /// The entry before the first one, if that is known.
+        before: Option<Position>,
+        /// As many as one message takes.
+        records: Vec<Record>,
+    },
+    /// They aren't, for this reason.
+    Lacks(String),
+}
+
+/// A position, as messages hold it.
+#[must_use]
+pub const fn position_message(position: Position) -> pb::LogPosition {
+    pb::LogPosition { epoch: position.epoch.0, log_index: position.index.0 }
+}
+
+/// The reverse of [`position_message`].
+#[must_use]
+pub const fn position_of(position: pb::LogPosition) -> Position {
+    Position::new(position.epoch, position.log_index)
+}
+
 fn malformed(what: &str) -> TransportError {
     TransportError::Malformed(what.to_owned())
 }
@@ -479,6 +506,39 @@ impl PeerChannel {
             offset,
         };
         Ok(ImageParts(within(IMAGE_PART_MAX, self.client.clone().fetch_image(request)).await?.into_inner()))
+    }
+
+    /// Reads entries of the peer's log called `log`, if it holds `anchor`.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer is of another history.
+    pub async fn fetch_log(
+        &self,
+        cluster: (ClusterId, Lineage),
+        log: &str,
+        entries: Range<LogIndex>,
+        anchor: Position,
+        bound: Duration,
+    ) -> Result<LogAnswer, TransportError> {
+        let (cluster_id, lineage) = split_cluster(Some(cluster));
+        let request = pb::FetchLogRequest {
+            cluster_id,
+            lineage,
+            log: log.to_owned(),
+            from_log_index: entries.start.0,
+            to_log_index: entries.end.0,
+            anchor: Some(position_message(anchor)),
+        };
+        let answer = within(bound, self.client.clone().fetch_log(request)).await?.into_inner();
+        if !answer.held {
+            return Ok(LogAnswer::Lacks(answer.why));
+        }
+        let records = answer.entries.into_iter().map(|entry| {
+            let position = entry.position.map(position_of).ok_or_else(|| malformed("an entry without a position"))?;
+            Ok(Record { position, payload: entry.payload })
+        });
+        let records = records.collect::<Result<_, TransportError>>()?;
+        Ok(LogAnswer::Holds { before: answer.before.map(position_of), records })
     }
 
     /// Fetches a module's bytes. The caller checks their hash.

@@ -14,18 +14,27 @@ pub(crate) const TEMPORARY: &str = "new";
 
 /// Replaces `path` by `bytes`; durable on return. A crash leaves the old file or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    let temporary = temporary_name(path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(StorageError::io("create", &temporary))?;
-    file.write_all(bytes).map_err(StorageError::io("write", &temporary))?;
-    file.sync_all().map_err(StorageError::io("fsync", &temporary))?;
-    fs::rename(&temporary, path).map_err(StorageError::io("rename the new", path))?;
-    sync_dir(path.parent().expect("a file in a node's folder has a parent"))
+    replace_all(&[path.to_owned()], bytes)
+}
+
+/// Replaces each of these files, which are in one folder, by `bytes`; durable on return. A crash leaves each of them old or new.
+pub(crate) fn replace_all(paths: &[PathBuf], bytes: &[u8]) -> Result<(), StorageError> {
+    for path in paths {
+        let temporary = temporary_name(path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(StorageError::io("create", &temporary))?;
+        file.write_all(bytes).map_err(StorageError::io("write", &temporary))?;
+        file.sync_all().map_err(StorageError::io("fsync", &temporary))?;
+    }
+    for path in paths {
+        fs::rename(temporary_name(path), path).map_err(StorageError::io("rename the new", path))?;
+    }
+    paths.first().map_or(Ok(()), |path| sync_dir(path.parent().expect("a file in a node's folder has a parent")))
 }
 
 fn temporary_name(path: &Path) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use replicator_types::{Position, codec::CodecError};
+use replicator_types::{ModuleHash, Position, codec::CodecError};
 
 /// The way out of a damaged folder, for error messages.
 const AFTER_DAMAGE: &str = "Nothing was changed. If the disk is healthy, start the node with --rejoin: it sets this folder aside (deleting \
@@ -11,6 +11,9 @@ const AFTER_DAMAGE: &str = "Nothing was changed. If the disk is healthy, start t
 /// The ways out of a damaged snapshot.
 const AFTER_SNAPSHOT_DAMAGE: &str = "Nothing was changed. Fetch this snapshot again from a peer, or take an older one, if the log \
                                      reaches back to it";
+
+/// The ways out of a damaged saved snapshot.
+const AFTER_SAVE_DAMAGE: &str = "Nothing was changed. Use another copy of the file, or save the snapshot again";
 
 /// A file operation that failed, or files that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +28,7 @@ pub enum StorageError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// Data that was promised to be durable is not as it was written. Never repaired in place, never cut away.
+    /// Data that was promised to be durable is not as it was written, and nothing was changed. Never cut away; [`crate::DiskLog::mend`] may put it back.
     #[error("{}{}: {what}. {AFTER_DAMAGE}", path.display(), AtOffset(*offset))]
     Damaged {
         /// Which file or folder.
@@ -50,7 +53,11 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// An operator's recovery was interrupted.
-    #[error("{}: a recovery of this folder was begun and has not ended; run `replicator recover` with it again", path.display())]
+    #[error(
+        "{}: a recovery or restore of this folder was begun and has not ended; run the same command with it again: `replicator recover`, or \
+         `replicator snapshot restore`",
+        path.display()
+    )]
     Recovering {
         /// The folder.
         path: PathBuf,
@@ -96,6 +103,38 @@ pub enum StorageError {
         offset: Option<u64>,
         /// What is wrong with it.
         what: String,
+    },
+    /// A saved snapshot isn't as it was written.
+    #[error("{}{}: {what}. {AFTER_SAVE_DAMAGE}", path.display(), AtOffset(*offset))]
+    DamagedSave {
+        /// Which file.
+        path: PathBuf,
+        /// The byte in the file, where that is known.
+        offset: Option<u64>,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is such a file already, and it may not be replaced.
+    #[error("{} exists already, and is left as it is; name another file, or say that it may be replaced", path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A folder for a new node has something in it.
+    #[error("{} isn't empty: it holds {what}. Nothing was changed; name an empty folder, or one that doesn't exist", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+        /// What is in there.
+        what: String,
+    },
+    /// A module that an image needs isn't in the node's store.
+    #[error("{} doesn't hold the module {hash}, which its image needs; take the image of another node", path.display())]
+    NoModule {
+        /// The node's folder.
+        path: PathBuf,
+        /// Which.
+        hash: ModuleHash,
     },
     /// There is no snapshot at this position.
     #[error("{} has no snapshot at {position}; list what it has", path.display())]
@@ -146,6 +185,13 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether an fsync has failed, for another reason than a full disk. What the disk holds is unknown then, and the next fsync may say that all is
+    /// well: the process must end, the first time.
+    #[must_use]
+    pub fn is_failed_fsync(&self) -> bool {
+        matches!(self, Self::Io { action: "fsync", source, .. } if !crate::disk_room::is_full(source))
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, action, source }
@@ -161,6 +207,14 @@ impl StorageError {
         what: impl Into<String>,
     ) -> Self {
         Self::DamagedSnapshot { path: path.into(), offset: offset.into(), what: what.into() }
+    }
+
+    pub(crate) fn damaged_save(
+        path: impl Into<PathBuf>,
+        offset: impl Into<Option<u64>>,
+        what: impl Into<String>,
+    ) -> Self {
+        Self::DamagedSave { path: path.into(), offset: offset.into(), what: what.into() }
     }
 
     pub(crate) fn failed(what: impl Into<Arc<str>>) -> Self {

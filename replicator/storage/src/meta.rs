@@ -1,17 +1,21 @@
-//! What a node must never forget: who it is, what it voted, what it sealed. One small file, replaced as a whole.
+//! What a node must never forget: who it is, what it voted, what it sealed. Two small files with the same content, replaced as a whole.
+//!
+//! Nobody else has it, so one of the two makes up for the other. An update replaces both before it returns: whichever is whole has everything that was
+//! promised, and the greater generation is the newer one.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+use std::{collections::BTreeMap, path::Path};
+
+use replicator_types::{
+    ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex,
+    codec::{CodecError, Format},
 };
-
-use replicator_types::{ClusterId, DiskId, Epoch, Incarnation, Lineage, LogIndex, codec::Format};
 use serde::{Deserialize, Serialize};
 
 use crate::{StorageError, atomic_file, sealed_file};
 
-/// The file's name in the node's folder.
+/// The files' names in the node's folder.
 pub(crate) const META_FILE: &str = "meta";
+pub(crate) const META_FILES: [&str; 2] = [META_FILE, "meta.copy"];
 
 const MAGIC: [u8; 8] = *b"RPLMETA\n";
 
@@ -74,6 +78,20 @@ pub struct MemberMemory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogTag(pub(crate) u64);
 
+/// A file's content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    /// How often it was written; 0: by a version that kept one file.
+    generation: u64,
+    meta: Meta,
+}
+
+impl Format for Stored {
+    const WHAT: &'static str = "meta file";
+    const VERSION: u8 = 3;
+}
+
+/// As the version before wrote it: without a generation, and without a copy.
 impl Format for Meta {
     const WHAT: &'static str = "meta file";
     const VERSION: u8 = 2;
@@ -103,43 +121,115 @@ impl Meta {
     /// # Panics
     /// If it would break a promise that the disk has made. That is a bug, and going on could lose acknowledged writes.
     pub(crate) fn assert_may_become(&self, next: &Self) {
-        assert_eq!(self.node, next.node, "a folder keeps its node");
+        if let Err(broken) = self.may_become(next) {
+            panic!("{broken}");
+        }
+    }
+
+    /// Whether `next` may follow this one; else which promise it would break.
+    fn may_become(&self, next: &Self) -> Result<(), String> {
+        let require = |kept: bool, what: &str| if kept { Ok(()) } else { Err(what.to_owned()) };
+        require(self.node == next.node, "a folder keeps its node")?;
         if self.recovery.is_some() && next.recovery.is_none() {
             // Rules 1 and 3: what the old disk promised to the old history binds nobody in the new one, and must not be taken for it.
-            assert_ne!(self.disk, next.disk, "a recovery ends with another disk id");
-            assert_ne!(self.cluster, next.cluster, "a recovery ends with another lineage");
+            require(self.disk != next.disk, "a recovery ends with another disk id")?;
+            require(self.cluster != next.cluster, "a recovery ends with another lineage")?;
         } else {
-            assert_eq!(self.disk, next.disk, "a folder keeps its disk id");
+            require(self.disk == next.disk, "a folder keeps its disk id")?;
         }
-        assert!(self.incarnation <= next.incarnation, "incarnation {} after {}", next.incarnation, self.incarnation);
+        let (old, new) = (self.incarnation, next.incarnation);
+        require(old <= new, &format!("incarnation {new} after {old}"))?;
         let (old, new) = (self.sealed_epoch, next.sealed_epoch);
-        assert!(old <= new, "sealed epoch {new:?} after {old:?}");
+        require(old <= new, &format!("sealed epoch {new:?} after {old:?}"))?;
         let (old, new) = (self.seal_attempt, next.seal_attempt);
-        assert!(old <= new, "seal attempt {new:?} after {old:?}");
+        require(old <= new, &format!("seal attempt {new:?} after {old:?}"))
     }
+}
 
-    /// The file's content.
-    pub(crate) fn to_file(&self) -> Vec<u8> {
-        sealed_file::encode(&MAGIC, self)
-    }
-
-    /// Reads what [`Self::to_file`] wrote: any other byte is found out.
-    pub(crate) fn from_file(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
-        sealed_file::decode(&MAGIC, path, bytes, |what| StorageError::damaged(path, None, what))
-    }
+/// What the two files say.
+#[derive(Debug)]
+pub(crate) struct FoundMeta {
+    pub(crate) meta: Meta,
+    pub(crate) generation: u64,
+    /// Files that aren't as they should be, though what they should hold is known: each with what is wrong.
+    pub(crate) damages: Vec<StorageError>,
+    /// Whether both must be written, though none is damaged: an update was interrupted, or the version before wrote it.
+    pub(crate) outdated: bool,
 }
 
 /// Reads the meta of the folder; `None` if it has none.
-pub(crate) fn read(dir: &Path) -> Result<Option<Meta>, StorageError> {
-    let path = path(dir);
-    atomic_file::read(&path)?.map(|bytes| Meta::from_file(&path, &bytes)).transpose()
+///
+/// # Errors
+/// If neither file is whole, or they contradict each other; [`StorageError::Version`] if another version wrote one.
+pub(crate) fn read(dir: &Path) -> Result<Option<FoundMeta>, StorageError> {
+    let paths = META_FILES.map(|name| dir.join(name));
+    let mut found = Vec::new();
+    let mut damages = Vec::new();
+    for path in &paths {
+        match atomic_file::read(path)?.map(|bytes| decode(path, &bytes)) {
+            None => damages.push(StorageError::damaged(path, None, "the file is missing")),
+            Some(Ok(stored)) => found.push(stored),
+            Some(Err(error @ StorageError::Damaged { .. })) => damages.push(error),
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    found.sort_by_key(|stored| stored.generation);
+    let Some(newest) = found.pop() else {
+        let missing = paths.iter().all(|path| !path.exists());
+        return if missing { Ok(None) } else { Err(damages.swap_remove(usize::from(!paths[0].exists()))) };
+    };
+    let mut outdated = newest.generation == 0;
+    if outdated {
+        damages.clear(); // The version before kept no copy, so none is missing.
+    }
+    if let Some(other) = found.pop().filter(|other| *other != newest) {
+        let interrupted = other.generation + 1 == newest.generation && other.meta.may_become(&newest.meta).is_ok();
+        let older = (&other.meta.node, other.meta.disk) == (&newest.meta.node, newest.meta.disk)
+            && other.generation < newest.generation;
+        if interrupted {
+            outdated = true;
+        } else if older {
+            damages.push(StorageError::damaged(dir, None, "one of the two meta files is an older copy of the other"));
+        } else {
+            let what = "its two copies contradict each other, so it isn't known which one is this disk's";
+            return Err(StorageError::damaged(&paths[0], None, what));
+        }
+    }
+    Ok(Some(FoundMeta { meta: newest.meta, generation: newest.generation, damages, outdated }))
 }
 
-/// Replaces the meta of the folder; durable on return.
-pub(crate) fn write(dir: &Path, meta: &Meta) -> Result<(), StorageError> {
-    atomic_file::replace(&path(dir), &meta.to_file())
+fn decode(path: &Path, bytes: &[u8]) -> Result<Stored, StorageError> {
+    let damaged = |what| StorageError::damaged(path, 0, what);
+    match sealed_file::decode(&MAGIC, path, bytes, damaged) {
+        Err(StorageError::Version { source: CodecError::Version { found: 2, .. }, .. }) => {
+            Ok(Stored { generation: 0, meta: sealed_file::decode(&MAGIC, path, bytes, damaged)? })
+        }
+        decoded => decoded,
+    }
 }
 
-fn path(dir: &Path) -> PathBuf {
-    dir.join(META_FILE)
+/// Replaces the meta of the folder by that of this generation; durable on return. A crash leaves each file old or new.
+pub(crate) fn write(dir: &Path, generation: u64, meta: &Meta) -> Result<(), StorageError> {
+    let bytes = sealed_file::encode(&MAGIC, &Stored { generation, meta: meta.clone() });
+    atomic_file::replace_all(&META_FILES.map(|name| dir.join(name)), &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_version_before_opens_and_gets_a_copy() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let meta = Meta { vote: Some(vec![1, 2, 3]), incarnation: Incarnation(8), ..Meta::new("a", DiskId(5)) };
+        std::fs::write(scratch.path().join(META_FILE), sealed_file::encode(&MAGIC, &meta)).expect("a file");
+        let found = read(scratch.path()).expect("it is read").expect("it is there");
+        assert_eq!((&found.meta, found.generation, found.damages.len()), (&meta, 0, 0));
+        let dir = crate::NodeDir::open(scratch.path(), "a").expect("it opens");
+        assert!(*dir.meta() == meta && dir.mended().is_empty());
+        drop(dir);
+        let found = read(scratch.path()).expect("it is read").expect("it is there");
+        assert_eq!((found.meta, found.generation, found.outdated), (meta, 1, false));
+        assert!(scratch.path().join(META_FILES[1]).is_file());
+    }
 }

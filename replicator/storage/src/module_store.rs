@@ -105,6 +105,11 @@ pub(crate) fn check(dir: &Path) -> Result<Vec<Result<ModuleHash, StorageError>>,
     Ok(checked.collect())
 }
 
+/// A module's bytes in the node's folder `dir`, checked; `None` if it isn't there.
+pub(crate) fn get_in(dir: &Path, hash: ModuleHash) -> Result<Option<Bytes>, StorageError> {
+    read(&path_in(&dir.join(FOLDER), hash), hash)
+}
+
 /// The hashes that the names in the folder of modules say, sorted; an error for each name that says none.
 fn list(dir: &Path) -> Result<Vec<Result<ModuleHash, StorageError>>, StorageError> {
     let names = atomic_file::names(dir)?;
@@ -129,6 +134,6 @@ fn path_in(dir: &Path, hash: ModuleHash) -> PathBuf {
     dir.join(format!("{hash}{ENDING}"))
 }
 
-fn hash_of(bytes: &[u8]) -> ModuleHash {
+pub(crate) fn hash_of(bytes: &[u8]) -> ModuleHash {
     ModuleHash(Sha256::digest(bytes).into())
 }

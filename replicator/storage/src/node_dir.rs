@@ -11,9 +11,10 @@ use std::{
 use replicator_types::{ClusterId, DiskId, Incarnation};
 
 use crate::{
-    Meta, ModuleStore, SnapshotOptions, SnapshotStore, StorageError, atomic_file, disk_room,
+    Meta, ModuleStore, Repair, SnapshotOptions, SnapshotStore, StorageError, atomic_file, disk_room,
     lock::{DirLock, LOCK_FILE},
-    meta, spare,
+    meta::{self, FoundMeta},
+    spare,
 };
 
 /// Where [`NodeDir::set_aside`] moves things, followed by a number.
@@ -33,6 +34,9 @@ struct Shared {
     current: RwLock<Arc<Meta>>,
     /// Held while modules change, so that two who put the same one don't share a temporary file.
     modules: Mutex<()>,
+    mended: Vec<Repair>,
+    /// Held while repairs are noted.
+    noting: Mutex<()>,
     /// The logs and the stores of snapshots that are open.
     open: Mutex<BTreeSet<String>>,
     _lock: DirLock,
@@ -40,6 +44,8 @@ struct Shared {
 
 struct State {
     meta: Meta,
+    /// Of what the files hold.
+    generation: u64,
     /// The first failed write: what the file holds now is unknown.
     failed: Option<Arc<str>>,
 }
@@ -63,10 +69,11 @@ impl NodeDir {
         let lock = enter(&path)?;
         let found = meta::read(&path)?;
         let created = found.is_none();
-        let meta = match found {
-            Some(meta) => meta,
-            None => create(&path, node)?,
+        let found = match found {
+            Some(found) => found,
+            None => create_blank(&path, node)?,
         };
+        let meta = &found.meta;
         if meta.node != node {
             let what = format!("it belongs to the node {:?}, and this one is {node:?}", meta.node);
             return Err(StorageError::NotOurs { path, what });
@@ -74,7 +81,7 @@ impl NodeDir {
         if meta.recovery.is_some() {
             return Err(StorageError::Recovering { path });
         }
-        Ok(Self::of(path, meta, created, lock))
+        Self::of(path, found, created, lock)
     }
 
     /// Opens the folder of whichever node has it, for an operator's recovery; also one whose recovery was begun. Takes the exclusive lock,
@@ -84,21 +91,71 @@ impl NodeDir {
     /// [`StorageError::NoNode`] if there is no `meta`; [`StorageError::Locked`] and [`StorageError::Damaged`] as [`Self::open`].
     pub fn open_for_recovery(path: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let path = path.into();
-        if !path.join(meta::META_FILE).is_file() {
+        if !meta::META_FILES.iter().any(|name| path.join(name).is_file()) {
             return Err(StorageError::NoNode { path });
         }
         let lock = enter(&path)?;
         match meta::read(&path)? {
-            Some(meta) => Ok(Self::of(path, meta, false, lock)),
+            Some(found) => Self::of(path, found, false, lock),
             None => Err(StorageError::NoNode { path }),
         }
     }
 
-    fn of(path: PathBuf, meta: Meta, created: bool, lock: DirLock) -> Self {
+    /// Makes the folder of a node that is to be restored, with a new disk id and what `plan` makes of that id, as its recovery: until that has ended
+    /// it is no node's. A folder whose recovery was begun is opened as it is. Takes the exclusive lock; durable on return.
+    ///
+    /// # Errors
+    /// [`StorageError::NotEmpty`] if the folder holds anything else; [`StorageError::Locked`] and [`StorageError::Damaged`] as [`Self::open`].
+    pub fn open_for_restore(
+        path: impl Into<PathBuf>,
+        node: &str,
+        plan: impl FnOnce(DiskId) -> Vec<u8>,
+    ) -> Result<Self, StorageError> {
+        let path = path.into();
+        if let Some(what) = content(&path)?.filter(|_| !meta::META_FILES.iter().any(|name| path.join(name).is_file())) {
+            return Err(StorageError::NotEmpty { path, what });
+        }
+        let lock = enter(&path)?;
+        if let Some(found) = meta::read(&path)? {
+            if found.meta.recovery.is_none() {
+                let what = format!("the node {:?}", found.meta.node);
+                return Err(StorageError::NotEmpty { path, what });
+            }
+            return Self::of(path, found, false, lock);
+        }
+        let disk = DiskId(random(&path)?);
+        let meta = Meta { recovery: Some(plan(disk)), ..Meta::new(node, disk) };
+        let found = create(&path, meta)?;
+        Self::of(path, found, true, lock)
+    }
+
+    /// Takes a folder whose meta is known. What is wrong with one of its two files is mended first.
+    fn of(path: PathBuf, found: FoundMeta, created: bool, lock: DirLock) -> Result<Self, StorageError> {
+        let FoundMeta { meta, mut generation, damages, outdated } = found;
+        if outdated || !damages.is_empty() {
+            generation += 1;
+            meta::write(&path, generation, &meta)?;
+        }
         let current = RwLock::new(Arc::new(meta.clone()));
-        let state = Mutex::new(State { meta, failed: None });
-        let (modules, open) = (Mutex::new(()), Mutex::default());
-        Self { shared: Arc::new(Shared { path, created, state, current, modules, open, _lock: lock }) }
+        let state = Mutex::new(State { meta, generation, failed: None });
+        let (modules, noting, open) = (Mutex::new(()), Mutex::new(()), Mutex::default());
+        let mended = damages.iter().map(meta_repair).collect();
+        let dir = Self {
+            shared: Arc::new(Shared { path, created, state, current, modules, noting, mended, open, _lock: lock }),
+        };
+        if !dir.shared.mended.is_empty() {
+            for repair in &dir.shared.mended {
+                tracing::warn!("mended {repair}");
+            }
+            dir.note_repairs(&dir.shared.mended)?;
+        }
+        Ok(dir)
+    }
+
+    /// What was mended when the folder was opened: one of the two files of `meta`, from the other one.
+    #[must_use]
+    pub fn mended(&self) -> &[Repair] {
+        &self.shared.mended
     }
 
     /// Whether [`Self::open`] made it: then this disk is new to everybody.
@@ -220,7 +277,8 @@ impl NodeDir {
             .expect("a folder has fewer than 2^32 entries");
         atomic_file::create_dir(&target)?;
         // `meta` goes last: as long as anything is left behind, so is the evidence that the folder isn't blank.
-        let (metas, others): (Vec<_>, Vec<_>) = moving.into_iter().partition(|name| name == meta::META_FILE);
+        let (metas, others): (Vec<_>, Vec<_>) =
+            moving.into_iter().partition(|name| meta::META_FILES.contains(&name.as_str()));
         for name in others.iter().chain(&metas) {
             fs::rename(path.join(name), target.join(name)).map_err(StorageError::io("move away", path.join(name)))?;
             atomic_file::sync_dir(path)?;
@@ -243,11 +301,12 @@ impl NodeDir {
             return Ok(answer);
         }
         state.meta.assert_may_become(&next);
-        let path = &self.shared.path;
-        if let Err(error) = spare::with_room(path, || meta::write(path, &next)) {
+        let (path, generation) = (&self.shared.path, state.generation + 1);
+        if let Err(error) = spare::with_room(path, || meta::write(path, generation, &next)) {
             state.failed = Some(error.to_string().into());
             return Err(error);
         }
+        state.generation = generation;
         *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next.clone());
         state.meta = next;
         Ok(answer)
@@ -268,6 +327,11 @@ impl NodeDir {
     /// Excludes everybody else from changing the folder of modules.
     pub(crate) fn changing_modules(&self) -> MutexGuard<'_, ()> {
         self.shared.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Excludes everybody else from noting repairs.
+    pub(crate) fn noting_repairs(&self) -> MutexGuard<'_, ()> {
+        self.shared.noting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic in a change leaves the state as it was, so a poisoned lock is sound.
@@ -297,17 +361,36 @@ fn enter(path: &Path) -> Result<DirLock, StorageError> {
 }
 
 /// Makes the meta of a blank folder.
-fn create(path: &Path, node: &str) -> Result<Meta, StorageError> {
-    let leftover = format!("{}.{}", meta::META_FILE, atomic_file::TEMPORARY);
-    let others: Vec<_> =
-        atomic_file::names(path)?.into_iter().filter(|name| is_content(name) && *name != leftover).collect();
-    if !others.is_empty() {
-        let what = format!("the file is missing, though the folder holds {}", others.join(", "));
+fn create_blank(path: &Path, node: &str) -> Result<FoundMeta, StorageError> {
+    if let Some(others) = content(path)? {
+        let what = format!("the file is missing, though the folder holds {others}");
         return Err(StorageError::damaged(path.join(meta::META_FILE), None, what));
     }
-    let meta = Meta::new(node, DiskId(random(path)?));
-    meta::write(path, &meta)?;
-    Ok(meta)
+    create(path, Meta::new(node, DiskId(random(path)?)))
+}
+
+fn create(path: &Path, meta: Meta) -> Result<FoundMeta, StorageError> {
+    let generation = 1;
+    meta::write(path, generation, &meta)?;
+    Ok(FoundMeta { meta, generation, damages: Vec::new(), outdated: false })
+}
+
+/// What opening the folder did about a damage of one of the two files.
+fn meta_repair(damage: &StorageError) -> Repair {
+    match damage {
+        StorageError::Damaged { path, offset, what } => {
+            Repair::new(path, *offset, format!("{what}; written again from its copy"))
+        }
+        other => Repair::new(Path::new(meta::META_FILE), None, other.to_string()),
+    }
+}
+
+/// What the folder holds that no blank one does; `None`: nothing.
+fn content(path: &Path) -> Result<Option<String>, StorageError> {
+    let leftovers = meta::META_FILES.map(|name| format!("{name}.{}", atomic_file::TEMPORARY));
+    let names = atomic_file::names(path)?.into_iter();
+    let content: Vec<_> = names.filter(|name| is_content(name) && !leftovers.contains(name)).collect();
+    Ok((!content.is_empty()).then(|| content.join(", ")))
 }
 
 /// Whether a name in the folder is a node's content, and not what may lie in a blank one.

@@ -8,8 +8,10 @@ use std::{
 use replicator_types::{LogIndex, ModuleHash};
 
 use crate::{
-    LogDump, LogReport, Meta, NodeDir, SnapshotEntry, StorageError, atomic_file, disk_log, lock::DirLock, meta,
-    module_store, snapshot,
+    LogDump, LogReport, Meta, NodeDir, SnapshotEntry, StorageError, atomic_file, disk_log,
+    lock::DirLock,
+    meta::{self, FoundMeta},
+    module_store, repairs, snapshot,
 };
 
 /// What is in a node's folder.
@@ -19,6 +21,10 @@ pub struct NodeReport {
     pub path: PathBuf,
     /// Who the disk is, or why that can't be read.
     pub meta: Result<Meta, StorageError>,
+    /// What is wrong with one of its two files, while the other one makes up for it.
+    pub meta_damages: Vec<StorageError>,
+    /// What was mended here before, the oldest first: seconds since 1970, and what it was.
+    pub repairs: Vec<String>,
     /// Its logs, by name.
     pub logs: Vec<LogReport>,
     /// Its modules.
@@ -56,7 +62,7 @@ impl NodeReport {
         let entries = self.snapshots.iter().flat_map(|folder| &folder.snapshots);
         let snapshots = entries.filter_map(|entry| entry.manifest.as_ref().err());
         let others = self.modules.damages.iter().chain(&self.unreadable);
-        self.meta.as_ref().err().into_iter().chain(logs).chain(others).chain(snapshots)
+        self.meta.as_ref().err().into_iter().chain(&self.meta_damages).chain(logs).chain(others).chain(snapshots)
     }
 
     /// Whether there is none. A torn tail is none: nobody was told of it.
@@ -75,7 +81,11 @@ impl NodeDir {
         let path = path.as_ref();
         let _lock = DirLock::observe(path)?;
         let folders = folders(path)?;
-        let meta = read_meta(path);
+        let (meta, meta_damages) = match read_meta(path) {
+            Ok(found) => (Ok(found.meta), found.damages),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let repairs = repairs::read(path);
         let tag = |name: &str| meta.as_ref().ok().and_then(|meta| meta.logs.get(name).copied());
         let found = folders.iter().filter(|name| disk_log::is_log(&path.join(name)));
         let known = meta.iter().flat_map(|meta| meta.logs.keys());
@@ -107,7 +117,7 @@ impl NodeDir {
             }
         }
         let logs = logs.iter().map(|name| disk_log::inspect(&path.join(name), tag(name))).collect();
-        Ok(NodeReport { path: path.to_owned(), meta, logs, modules, snapshots, unreadable })
+        Ok(NodeReport { path: path.to_owned(), meta, meta_damages, repairs, logs, modules, snapshots, unreadable })
     }
 
     /// The meta file of a stopped node's folder.
@@ -117,7 +127,7 @@ impl NodeDir {
     pub fn verify_meta(path: impl AsRef<Path>) -> Result<Meta, StorageError> {
         let path = path.as_ref();
         let _lock = DirLock::observe(path)?;
-        read_meta(path)
+        Ok(read_meta(path)?.meta)
     }
 
     /// The records of the log called `log` in a stopped node's folder: those of entries from `from` on, and what cuts there.
@@ -127,7 +137,7 @@ impl NodeDir {
     pub fn dump(path: impl AsRef<Path>, log: &str, from: LogIndex) -> Result<LogDump, StorageError> {
         let path = path.as_ref();
         let lock = DirLock::observe(path)?;
-        let meta = read_meta(path)?;
+        let meta = read_meta(path)?.meta;
         let Some(tag) = meta.logs.get(log) else {
             let known = meta.logs.keys().cloned().collect::<Vec<_>>().join(", ");
             let what = format!("it has no log {log:?}; it has: {known}");
@@ -137,7 +147,7 @@ impl NodeDir {
     }
 }
 
-fn read_meta(path: &Path) -> Result<Meta, StorageError> {
+fn read_meta(path: &Path) -> Result<FoundMeta, StorageError> {
     let missing = || StorageError::damaged(path.join(meta::META_FILE), None, "the file is missing");
     meta::read(path)?.ok_or_else(missing)
 }

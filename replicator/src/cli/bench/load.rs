@@ -1,6 +1,7 @@
 //! The load: a closed loop, each client one request in flight.
 
 use std::{
+    fmt::Write as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use super::machine::cpu_seconds;
 use crate::cli::journal;
 
 /// What runs before the measurement and isn't counted: connections, caches, the first growth of buffers.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(super) const WARM_UP: Duration = Duration::from_secs(1);
 /// Between two attempts of a client whose request failed, so that errors don't become the load.
 const AFTER_ERROR: Duration = Duration::from_millis(5);
 /// Sessions that are opened or closed at the same time.
@@ -34,6 +35,10 @@ pub(super) enum Work {
     Bytes(usize),
     /// Appends to the journal, of this length.
     Journal(usize),
+    /// Writes of this length to a random one of so many blocks.
+    Blocks { len: usize, blocks: u64 },
+    /// Requests that write to a random one of so many blocks, and trap.
+    Traps { blocks: u64 },
 }
 
 /// One load.
@@ -43,6 +48,8 @@ pub(super) struct Load {
     pub(super) name: String,
     pub(super) clients: usize,
     pub(super) seconds: f64,
+    /// Ends it sooner: when so many requests were answered, the warm-up's too.
+    pub(super) requests: Option<u64>,
     pub(super) work: Work,
     /// Queries of this consistency, instead of writes.
     pub(super) query: Option<Consistency>,
@@ -83,29 +90,38 @@ pub(super) async fn run(load: &Load, connections: &[Client], done: Arc<AtomicU64
     let clients = sessions.into_iter().enumerate().map(|(number, session)| {
         let requests = Requests::new(load.work, &load.name, number as u64);
         let count = Count::new(warm, Arc::clone(&latencies[number % latencies.len()]));
-        let client = LoadClient { session, requests, query: load.query, count, done: Arc::clone(&done) };
+        let (done, done_max) = (Arc::clone(&done), load.requests.unwrap_or(u64::MAX));
+        let client = LoadClient { session, requests, query: load.query, count, done, done_max };
         tokio::spawn(client.run(end))
     });
-    let clients: Vec<_> = clients.collect();
+    let mut ended = join_all(clients.collect::<Vec<_>>());
     tokio::time::sleep_until(warm.into()).await;
     let own = [std::process::id()];
     let before = (cpu_seconds(&load.servers), cpu_seconds(&own));
-    tokio::time::sleep_until(end.into()).await;
+    let all = tokio::select! {
+        all = &mut ended, if load.requests.is_some() => Some(all),
+        () = tokio::time::sleep_until(end.into()) => None,
+    };
+    let seconds = if all.is_some() { warm.elapsed().as_secs_f64() } else { load.seconds };
     let after = (cpu_seconds(&load.servers), cpu_seconds(&own));
     let used = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
 
     let mut measured = Measured {
         clients: load.clients,
         latency_us: histogram(),
-        seconds: load.seconds,
+        seconds,
         errors: 0,
         first_error: None,
         server_cpu_seconds: used(before.0, after.0).filter(|_| !load.servers.is_empty()),
         client_cpu_seconds: used(before.1, after.1),
     };
     let mut sessions = Vec::new();
-    for ended in join_all(clients).await {
-        let (session, count) = ended.context("a client of the load panicked")?;
+    let all = match all {
+        Some(all) => all,
+        None => ended.await,
+    };
+    for client in all {
+        let (session, count) = client.context("a client of the load panicked")?;
         measured.errors += count.errors;
         measured.first_error = measured.first_error.or(count.first_error);
         sessions.push(session);
@@ -129,6 +145,7 @@ struct LoadClient {
     query: Option<Consistency>,
     count: Count,
     done: Arc<AtomicU64>,
+    done_max: u64,
 }
 
 const NO_PANIC: &str = "no code panics while it holds this";
@@ -168,7 +185,7 @@ impl LoadClient {
         loop {
             let request = self.requests.next(self.query.is_some());
             let began = Instant::now();
-            if began >= end {
+            if began >= end || self.done.load(Ordering::Relaxed) >= self.done_max {
                 return (self.session, self.count);
             }
             let answered = match self.query {
@@ -178,6 +195,13 @@ impl LoadClient {
             match answered {
                 Ok(answer) if self.requests.is_refused(&answer) => {
                     self.count.failed(began, || String::from_utf8_lossy(&answer).into_owned());
+                }
+                Ok(_) if self.requests.traps() => {
+                    self.count.failed(began, || "a request that should trap was answered".into());
+                }
+                Err(Error::ModuleTrapped { .. }) if self.requests.traps() => {
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    self.count.answered(began);
                 }
                 Ok(_) => {
                     self.done.fetch_add(1, Ordering::Relaxed);
@@ -214,11 +238,33 @@ impl Requests {
 
     /// Whether the module says that it did nothing. Of echo that can't be told, nor of modules that aren't known here.
     fn is_refused(&self, answer: &[u8]) -> bool {
-        matches!(self.work, Work::Journal(_)) && answer.starts_with(b"error: ")
+        matches!(self.work, Work::Journal(_) | Work::Blocks { .. }) && answer.starts_with(b"error: ")
+    }
+
+    fn traps(&self) -> bool {
+        matches!(self.work, Work::Traps { .. })
+    }
+
+    /// xorshift64: no two alike, nothing to compress.
+    fn random(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
     }
 
     fn next(&mut self, query: bool) -> Bytes {
         match self.work {
+            Work::Blocks { blocks, .. } if query => format!("read {}", self.random() % blocks).into(),
+            Work::Blocks { len, blocks } => {
+                let mut request = format!("write {} ", self.random() % blocks);
+                while request.len() < len {
+                    write!(request, "{:016x}", self.random()).expect("a String takes everything");
+                }
+                request.truncate(len);
+                request.into()
+            }
+            Work::Traps { blocks } => format!("trap {}", self.random() % blocks).into(),
             Work::Journal(_) if query => format!("runs {}", self.writer).into(),
             Work::Journal(len) => {
                 let number = self.number;
@@ -228,11 +274,7 @@ impl Requests {
             Work::Bytes(len) => {
                 let mut request = vec![0; len];
                 for chunk in request.chunks_mut(8) {
-                    // xorshift64: no two alike, nothing to compress.
-                    self.state ^= self.state << 13;
-                    self.state ^= self.state >> 7;
-                    self.state ^= self.state << 17;
-                    chunk.copy_from_slice(&self.state.to_le_bytes()[..chunk.len()]);
+                    chunk.copy_from_slice(&self.random().to_le_bytes()[..chunk.len()]);
                 }
                 request.into()
             }

@@ -3,22 +3,29 @@
 //! A closed loop: each client has its own session and one request in flight, and sends the next when the answer has come. All clients
 //! together share a few connections to the primary. Latencies are those that a client sees.
 
+mod comparison;
+mod disk;
+mod images;
+mod lag;
 mod load;
 mod machine;
+mod own;
+mod plain;
+mod progress;
+mod replay;
 mod report;
+mod soak;
+mod state;
+mod traps;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::{Args, Subcommand};
 use replicator_client::{Client, Consistency};
 use replicator_proto::replicator::v1::NodeState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{
     load::{Load, Measured, Work},
     machine::Machine,
+    progress::Progress,
     report::Report,
 };
 use super::{
@@ -47,13 +55,17 @@ const JOURNAL_BYTES_MIN: usize = 64;
 
 #[derive(Debug, Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
     after_help = "Without --endpoints it starts its own nodes on this machine, with fdatasync before each acknowledgement, and stops
 them at the end. On one machine, clients and nodes share its cores: the last columns say who used them.
 
   replicator bench --clients 1,64,1024
-  replicator bench --clients 64 --query --unary -o json"
+  replicator bench --clients 64 --query --unary -o json
+  replicator bench images --state-mib 512"
 )]
 pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    experiment: Option<Experiment>,
     /// Clients, each with one request in flight; several numbers are several loads on the same cluster
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "64", value_parser = clap::value_parser!(u32).range(1..=50_000))]
     clients: Vec<u32>,
@@ -93,6 +105,21 @@ pub(super) struct BenchArgs {
     output: Output,
 }
 
+/// What else there is to measure. Each starts nodes of its own.
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// What an image costs the clients and the machine, and how fast it is written and given to another node
+    Images(images::ImagesArgs),
+    /// How fast a node that starts applies its log
+    Replay(replay::ReplayArgs),
+    /// What a follower costs the clients that stood still, or lost its disk, and catches up
+    Lag(lag::LagArgs),
+    /// What requests that trap cost the clients whose requests don't
+    Traps(traps::TrapsArgs),
+    /// How much of the disk a node takes, over millions of entries
+    Soak(soak::SoakArgs),
+}
+
 /// What a query must see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Reads {
@@ -120,7 +147,19 @@ fn request_bytes(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("expected a number of bytes, at most {REQUEST_BYTES_MAX}"))
 }
 
-pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
+pub(super) async fn run(mut args: BenchArgs) -> Result<(), Failure> {
+    match args.experiment.take() {
+        None => throughput(args).await,
+        Some(Experiment::Images(args)) => images::run(args).await,
+        Some(Experiment::Replay(args)) => replay::run(args).await,
+        Some(Experiment::Lag(args)) => lag::run(args).await,
+        Some(Experiment::Traps(args)) => traps::run(args).await,
+        Some(Experiment::Soak(args)) => soak::run(args).await,
+    }
+}
+
+/// Loads of several sizes, on one cluster.
+async fn throughput(args: BenchArgs) -> Result<(), Failure> {
     if args.module == "journal" && args.bytes < JOURNAL_BYTES_MIN {
         return Err(Failure::Usage(too_short_for_a_journal()));
     }
@@ -234,12 +273,13 @@ async fn measure(args: &BenchArgs, mut own: Option<&mut Cluster>) -> anyhow::Res
             name: random_name()?,
             clients,
             seconds: f64::from(args.seconds),
+            requests: None,
             work,
             query: args.query.then_some(consistency),
             servers: servers.clone(),
         };
         let done = Arc::new(AtomicU64::new(0));
-        let progress = Progress::start(&load, Arc::clone(&done));
+        let progress = Progress::of_load(&load, Arc::clone(&done));
         let measured = load::run(&load, &connections, done).await;
         drop(progress);
         report.runs.push(measured?);
@@ -294,39 +334,6 @@ fn random_name() -> anyhow::Result<String> {
     let mut name = [0; 6];
     getrandom::fill(&mut name).map_err(|error| anyhow!("no random bytes: {error}"))?;
     Ok(super::output::hex(&name))
-}
-
-/// A bar on standard error, if that is a terminal, until it is dropped.
-struct Progress {
-    bar: ProgressBar,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Progress {
-    fn start(load: &Load, done: Arc<AtomicU64>) -> Self {
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} s, {msg}");
-        let bar = ProgressBar::new(load.seconds as u64 + 1).with_prefix(format!("{} clients", load.clients));
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let ticked = bar.clone();
-        let task = tokio::spawn(async move {
-            let mut before = 0;
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                let now = done.load(Ordering::Relaxed);
-                ticked.set_message(format!("{} requests/s", now - before));
-                ticked.inc(1);
-                before = now;
-            }
-        });
-        Self { bar, task }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.bar.finish_and_clear();
-    }
 }
 
 #[cfg(test)]

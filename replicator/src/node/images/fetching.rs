@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use replicator_storage::{SnapshotManifest, SnapshotReceiver};
+use replicator_storage::{SnapshotManifest, SnapshotPiece, SnapshotReceiver, StorageError};
 use replicator_types::{DiskId, Position, codec};
+use tokio::sync::mpsc;
 
 use super::{CatchUp, NodeImages};
 use crate::{
     replication::{Image, Images as _},
-    transport::ImagePart,
+    transport::{ImagePart, ImageParts},
 };
 
 /// A peer that may have an image.
@@ -21,6 +22,9 @@ struct Source {
     /// Its disk, if that is known.
     disk: Option<DiskId>,
 }
+
+/// Pieces that may wait to be written.
+const PIECES_AHEAD: usize = 4;
 
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
@@ -89,41 +93,31 @@ impl NodeImages {
         let cluster = self.dir.meta().cluster.ok_or("this node belongs to no cluster yet")?;
         let asked = channel.fetch_image(cluster, at_least, known, offset).await;
         let mut parts = asked.map_err(|error| error.to_string())?;
-        while let Some(part) = parts.next().await.map_err(|error| error.to_string())? {
-            match part {
-                ImagePart::Manifest(bytes) => {
-                    let manifest: SnapshotManifest = codec::decode(&bytes).map_err(|error| error.to_string())?;
-                    if manifest.position() < at_least {
-                        return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()));
-                    }
-                    if receiver.as_ref().is_none_or(|receiver| *receiver.manifest() != manifest) {
-                        drop(receiver.take());
-                        receiver = self.receiver(Some(manifest)).await?;
-                    }
-                    let known = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
-                    tracing::info!(peer = peer.node, %at_least, resumed_at = known, "fetching an image");
+        match parts.next().await.map_err(|error| error.to_string())? {
+            Some(ImagePart::Manifest(bytes)) => {
+                let manifest: SnapshotManifest = codec::decode(&bytes).map_err(|error| error.to_string())?;
+                if manifest.position() < at_least {
+                    return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()));
                 }
-                ImagePart::Piece(piece) => {
-                    let taking = receiver.take().ok_or("a piece came before its manifest")?;
-                    let taken = self.runtime.spawn_blocking(move || {
-                        let mut taking = taking;
-                        taking.take(&piece).map(|()| taking)
-                    });
-                    let taken = taken.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-                    self.catch_up.send_replace(Some(CatchUp {
-                        from: peer.node.clone(),
-                        position: taken.manifest().position(),
-                        bytes: (taken.resume_at(), taken.manifest().data_bytes),
-                        took: began.elapsed(),
-                        entered: false,
-                    }));
-                    receiver = Some(taken);
+                if receiver.as_ref().is_none_or(|receiver| *receiver.manifest() != manifest) {
+                    drop(receiver.take());
+                    receiver = self.receiver(Some(manifest)).await?;
                 }
             }
+            Some(ImagePart::Piece(_)) => return Err("a piece came before its manifest".into()),
+            None => {}
         }
         let receiver = receiver.ok_or("it sent nothing")?;
-        let finished = self.runtime.spawn_blocking(move || receiver.finish()).await;
-        let manifest = finished.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        tracing::info!(peer = peer.node, %at_least, resumed_at = receiver.resume_at(), "fetching an image");
+        let taken = self.take_pieces(receiver, parts, began, &peer.node).await?;
+        let finished = self.runtime.spawn_blocking(move || taken.finish()).await;
+        let finished = finished.map_err(|error| error.to_string())?;
+        let manifest = finished.map_err(|error| self.noted(error).to_string())?;
+        self.catch_up.send_modify(|catch_up| {
+            if let Some(catch_up) = catch_up {
+                catch_up.took = began.elapsed();
+            }
+        });
         tracing::info!(
             peer = peer.node,
             position = %manifest.position(),
@@ -132,6 +126,47 @@ impl NodeImages {
             "fetched an image"
         );
         Ok(manifest)
+    }
+
+    /// Takes all pieces, on a thread of its own, while the next ones come. However it ends, nobody receives any more when it does.
+    async fn take_pieces(
+        &self,
+        mut receiver: SnapshotReceiver,
+        mut parts: ImageParts,
+        began: Instant,
+        from: &str,
+    ) -> Result<SnapshotReceiver, String> {
+        let (pieces, mut coming) = mpsc::channel::<SnapshotPiece>(PIECES_AHEAD);
+        let (progress, from) = (self.catch_up.clone(), from.to_owned());
+        let taking = self.behind("image-receive", move || {
+            while let Some(piece) = coming.blocking_recv() {
+                receiver.take(&piece)?;
+                progress.send_replace(Some(CatchUp {
+                    from: from.clone(),
+                    position: receiver.manifest().position(),
+                    bytes: (receiver.resume_at(), receiver.manifest().data_bytes),
+                    took: began.elapsed(),
+                    entered: false,
+                }));
+            }
+            Ok::<_, StorageError>(receiver)
+        });
+        let taking = taking.map_err(|error| format!("can't start a thread: {error}"))?;
+        let broke_off = loop {
+            match parts.next().await {
+                Ok(None) => break None,
+                Ok(Some(ImagePart::Manifest(_))) => break Some("a second manifest came".to_owned()),
+                Ok(Some(ImagePart::Piece(piece))) => {
+                    if pieces.send(piece).await.is_err() {
+                        break None; // it failed, and says why
+                    }
+                }
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        drop(pieces);
+        let taken = taking.await.map_err(|_| "receiving it panicked")?.map_err(|error| self.noted(error).to_string())?;
+        broke_off.map_or(Ok(taken), Err)
     }
 
     /// Receives `manifest`'s file, or goes on with what was being received.
@@ -144,6 +179,7 @@ impl NodeImages {
             let manifest = manifest.or_else(|| images.store.receiving());
             manifest.map(|manifest| images.store.receive(manifest)).transpose()
         });
-        opened.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        let opened = opened.await.map_err(|error| error.to_string())?;
+        opened.map_err(|error| self.noted(error).to_string())
     }
 }

@@ -1,33 +1,45 @@
 //! Images on this node: the machine's whole state, kept in the folder, so that the log before it may go and a new disk needn't replay it.
 //!
 //! They are taken while the machine goes on ([`taking`]), fetched from peers where the log doesn't reach ([`fetching`]) and given to peers
-//! ([`serving`]). Two are kept, and the log from the older one on: a follower that was away for a while needs only the log, and a damaged
+//! ([`serving`]), or to an operator who keeps them elsewhere ([`saving`]). Two are kept, and the log from the older one on: a follower that was away for a while needs only the log, and a damaged
 //! image costs a longer replay.
 
 mod fetching;
+mod pace;
+mod saving;
 mod serving;
 mod taking;
+#[cfg(test)]
+mod transfer_tests;
 
 use std::{
+    io,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
-use replicator_storage::{DiskLog, Log, NodeDir, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError};
+use replicator_storage::{
+    DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError,
+};
 use replicator_types::{DiskId, LogIndex, Position};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
+pub use self::{saving::Saving, taking::TakenImage};
 pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
     applier::{Applier, FetchModule, Work},
+    repair::Repairs,
 };
 use crate::{
     config::{ImageConfig, Peer},
     replication::{Image, Images},
-    seams::Clock,
+    seams::{Clock, Threads},
     transport::Peers,
 };
 
@@ -98,14 +110,18 @@ pub(super) struct NodeImages {
     applier: Applier,
     peers: Peers,
     clock: Arc<dyn Clock>,
+    threads: Arc<dyn Threads>,
     config: ImageConfig,
     configured: Vec<Peer>,
+    repairs: Arc<Repairs>,
     /// Downloads and files are not for the group's thread.
     runtime: Handle,
     newest: RwLock<Option<Image>>,
     /// Held by who fetches one.
     fetching: tokio::sync::Mutex<()>,
     catch_up: watch::Sender<Option<CatchUp>>,
+    /// Why the disk can't be trusted any more.
+    disk_failed: watch::Sender<Option<String>>,
 }
 
 /// What [`NodeImages`] needs of the node.
@@ -117,9 +133,11 @@ pub(super) struct Parts {
     pub(super) applier: Applier,
     pub(super) peers: Peers,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) threads: Arc<dyn Threads>,
     pub(super) config: ImageConfig,
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
+    pub(super) repairs: Arc<Repairs>,
 }
 
 impl NodeImages {
@@ -128,7 +146,8 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, config, configured } = parts;
+        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured, repairs } =
+            parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -138,18 +157,36 @@ impl NodeImages {
             applier,
             peers,
             clock,
+            threads,
             config,
             configured,
+            repairs,
             runtime: Handle::current(),
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
             catch_up: watch::Sender::new(None),
+            disk_failed: watch::Sender::new(None),
         }))
     }
 
     /// How this node last caught up by an image; None: it hasn't, since it started.
     pub(super) fn catch_up(&self) -> Option<CatchUp> {
         self.catch_up.borrow().clone()
+    }
+
+    /// Ends with the reason when an fsync of an image has failed: the process must end.
+    pub(super) async fn disk_failed(&self) -> String {
+        let mut failed = self.disk_failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).expect("its sender is this, which the caller holds")
+    }
+
+    /// An error of the store's, on its way to who asked.
+    fn noted(&self, error: StorageError) -> StorageError {
+        if error.is_failed_fsync() {
+            self.disk_failed.send_replace(Some(error.to_string()));
+        }
+        error
     }
 
     /// Makes the machine go on from the newest image that is whole, if there is one, and lets the log begin there if it doesn't reach it (safety
@@ -163,8 +200,13 @@ impl NodeImages {
         while let Some(needed) = purged.filter(|_| from.is_none()) {
             tracing::warn!(%needed, "the log begins after this, and no image of it is whole: taking one from a peer");
             from = self.fetch_from_anyone(needed).await;
-            if from.is_none() {
-                tokio::time::sleep(fetching::RETRY).await;
+            match &from {
+                Some(manifest) => {
+                    let peer = self.catch_up().map_or_else(String::new, |catch_up| catch_up.from);
+                    let what = format!("no image was whole; {peer} gave that of {}", manifest.position());
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
+                }
+                None => tokio::time::sleep(fetching::RETRY).await,
             }
         }
         let Some(manifest) = from else { return Ok(()) };
@@ -197,6 +239,10 @@ impl NodeImages {
                 Err(ImageUnusable::Damaged(error)) => {
                     tracing::error!(%position, error, "an image is damaged, and is removed");
                     self.store.remove(position)?;
+                    let what = format!(
+                        "the image of {position} was damaged ({error}) and is removed; an older one, or one of a peer's, does"
+                    );
+                    self.repairs.note(&[Repair::new(&self.dir.path().join(IMAGES), None, what)]);
                 }
                 Err(error) => return Err(StartError::Image { position, error }),
             }
@@ -214,7 +260,7 @@ impl NodeImages {
         let began = Instant::now();
         let machine = loop {
             let images = self.clone();
-            let read = self.runtime.spawn_blocking(move || {
+            let read = self.behind("image-read", move || {
                 let mut reader = images.store.open_image(position)?;
                 match Machine::from_image(&mut reader, images.modules.clone()) {
                     Ok(machine) => Ok(Ok(machine)),
@@ -222,7 +268,8 @@ impl NodeImages {
                     Err(error) => Err(ImageUnusable::from(error)),
                 }
             });
-            match read.await.map_err(|error| ImageUnusable::Refused(error.to_string()))?? {
+            let read = read.map_err(|error| ImageUnusable::Refused(format!("can't start a thread: {error}")))?;
+            match read.await.map_err(|_| ImageUnusable::Refused("reading it panicked".into()))?? {
                 Ok(machine) => break machine,
                 Err(hash) => (self.fetch_module)(hash).await,
             }
@@ -233,6 +280,18 @@ impl NodeImages {
         }
         tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
         Ok(())
+    }
+
+    /// Runs `work` on a thread that stands back where the log and the clients want the core. Its end is told; a panic ends what is returned with an
+    /// error.
+    fn behind<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (done, ended) = oneshot::channel();
+        self.threads.start_behind(name, Box::new(move || drop(done.send(work()))))?;
+        Ok(ended)
     }
 
     /// Keeps so many of the newest images, and returns the index through which the log isn't needed any more.

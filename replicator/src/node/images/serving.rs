@@ -1,22 +1,21 @@
 //! Giving an image to a peer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use replicator_storage::{SnapshotData, SnapshotManifest, SnapshotPiece, StorageError};
 use replicator_types::Position;
+use tokio::task::JoinHandle;
 
-use super::NodeImages;
-
-/// A piece, in bytes: less where the rate is bounded, so that none takes more than about a tenth of a second.
-const PIECE_BYTES: usize = 1 << 20;
-const PIECE_BYTES_MIN: u64 = 4 << 10;
+use super::{NodeImages, pace::Pace};
 
 /// An image on its way to a peer.
 pub(crate) struct Served {
     images: Arc<NodeImages>,
     data: Arc<SnapshotData>,
     offset: u64,
-    next_at: tokio::time::Instant,
+    pace: Pace,
+    /// The piece at `offset`, being read.
+    ahead: Option<JoinHandle<Result<SnapshotPiece, StorageError>>>,
 }
 
 impl NodeImages {
@@ -39,7 +38,13 @@ impl NodeImages {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Served { images: self.clone(), data: Arc::new(data), offset, next_at: tokio::time::Instant::now() }))
+        Ok(Some(Served {
+            images: self.clone(),
+            data: Arc::new(data),
+            offset,
+            pace: Pace::new(self.config.transfer_bytes_per_sec),
+            ahead: None,
+        }))
     }
 }
 
@@ -50,22 +55,20 @@ impl Served {
 
     /// The next piece, no sooner than the rate allows; None: that was all.
     pub(crate) async fn next(&mut self) -> Result<Option<SnapshotPiece>, StorageError> {
-        if self.offset >= self.data.manifest().data_bytes {
-            return Ok(None);
-        }
-        tokio::time::sleep_until(self.next_at).await;
-        let (data, offset) = (self.data.clone(), self.offset);
-        let rate = self.images.config.transfer_bytes_per_sec;
-        let piece = rate.map_or(PIECE_BYTES, |rate| {
-            usize::try_from((rate.get() / 10).max(PIECE_BYTES_MIN)).map_or(PIECE_BYTES, |bytes| bytes.min(PIECE_BYTES))
-        });
-        let read = self.images.runtime.spawn_blocking(move || data.read_at(offset, piece));
-        let piece = read.await.expect("reading a file doesn't panic")?;
+        let Some(reading) = self.ahead.take().or_else(|| self.read()) else { return Ok(None) };
+        self.pace.wait().await;
+        let piece = reading.await.expect("reading a file doesn't panic")?;
         self.offset += piece.bytes.len() as u64;
-        if let Some(rate) = rate {
-            let pause = Duration::from_secs_f64(piece.bytes.len() as f64 / rate.get() as f64);
-            self.next_at = self.next_at.max(tokio::time::Instant::now() - Duration::from_millis(100)) + pause;
-        }
+        self.pace.sent(piece.bytes.len());
+        // While this one is sent.
+        self.ahead = self.read();
         Ok(Some(piece))
+    }
+
+    /// Begins to read the piece at `offset`, if there is one.
+    fn read(&self) -> Option<JoinHandle<Result<SnapshotPiece, StorageError>>> {
+        let (data, offset, bytes) = (self.data.clone(), self.offset, self.pace.piece_bytes());
+        let left = offset < data.manifest().data_bytes;
+        left.then(|| self.images.runtime.spawn_blocking(move || data.read_at(offset, bytes)))
     }
 }

@@ -1,6 +1,9 @@
 //! Taking images while the machine goes on.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use replicator_machine::{ImageUnavailable, engine_fingerprint};
 use replicator_storage::{SnapshotInfo, StorageError};
@@ -18,6 +21,23 @@ use crate::{
 pub(in crate::node) struct Policy {
     /// After so many bytes of entries since the last one.
     pub(in crate::node) log_bytes: u64,
+}
+
+/// An image that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenImage {
+    /// Its last entry.
+    pub position: Position,
+    /// Bytes of the module's memory.
+    pub state_bytes: u64,
+    /// Bytes of its file.
+    pub file_bytes: u64,
+    /// How long it took, until it was durable.
+    pub took: Duration,
+    /// For how long it has held up the machine at once, at most: for its own copy of the memory, or for one that came while it was written.
+    pub paused: Duration,
+    /// The same in its thread's own time: less, where that had to wait for a core.
+    pub paused_cpu: Duration,
 }
 
 /// Why no image was taken.
@@ -57,7 +77,7 @@ impl NodeImages {
         self: &Arc<Self>,
         strategy: &dyn Strategy,
         running: &Running,
-    ) -> Result<Position, TakeError> {
+    ) -> Result<TakenImage, TakeError> {
         let began = Instant::now();
         let (answer, taken) = oneshot::channel();
         if !self.applier.give(Work::Image(answer)).await {
@@ -77,25 +97,39 @@ impl NodeImages {
         };
         let images = self.clone();
         let estimate = self.applier.state.borrow().memory_bytes;
-        let written = self.runtime.spawn_blocking(move || {
+        // The log and the clients come first: with all cores busy, an image takes its time.
+        let written = self.behind("image-write", move || {
             let mut writer = images.store.begin(info, estimate)?;
             let summary = image.write_to(&mut writer).map_err(|error| images.write_error(error))?;
             let manifest = writer.finish()?;
             images.set_newest(&manifest);
             Ok::<_, StorageError>((summary, manifest, images.retain(KEPT)?))
         });
-        let (summary, manifest, purge) = written.await.expect("writing an image doesn't panic")?;
+        let written = written.map_err(|error| self.write_error(error))?;
+        let written = written.await.expect("writing an image doesn't panic");
+        let (summary, manifest, purge) = written.map_err(|error| self.noted(error))?;
+        let copies = self.applier.state.borrow().clone();
+        let taken = TakenImage {
+            position,
+            state_bytes: summary.memory_bytes,
+            file_bytes: manifest.data_bytes,
+            took: began.elapsed(),
+            paused: Duration::from_micros(copies.copy_us_max),
+            paused_cpu: Duration::from_micros(copies.copy_cpu_us_max),
+        };
         tracing::info!(
             %position,
-            state_bytes = summary.memory_bytes,
-            file_bytes = manifest.data_bytes,
-            took_ms = began.elapsed().as_millis(),
+            state_bytes = taken.state_bytes,
+            file_bytes = taken.file_bytes,
+            took_ms = taken.took.as_millis(),
+            paused_us = taken.paused.as_micros(),
+            paused_cpu_us = taken.paused_cpu.as_micros(),
             "took an image"
         );
         if let Some(purge) = purge {
             strategy.imaged(purge).await;
         }
-        Ok(position)
+        Ok(taken)
     }
 
     /// On a full disk: removes all images but the newest, if that is whole, and lets the log before it go.

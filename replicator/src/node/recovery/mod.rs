@@ -12,11 +12,14 @@
 //! refused by every node of the new one, and the other way round.
 
 mod account;
-mod plan;
+pub(super) mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use replicator_machine::{Command, Entry};
 use replicator_storage::{
@@ -25,7 +28,7 @@ use replicator_storage::{
 use replicator_types::{DiskId, Lineage, Position, codec};
 
 pub use self::account::{Account, KnownChain};
-use self::plan::{Plan, STEPS, Step};
+use self::plan::{Begun, Plan, STEPS, Step};
 use super::{
     images::IMAGES,
     startup::{GROUP_LOG, LOG},
@@ -56,6 +59,16 @@ pub enum RecoveryError {
         what: &'static str,
         /// Why.
         source: codec::CodecError,
+    },
+    /// A restore of it was interrupted.
+    #[error(
+        "{}: a restore of a saved snapshot was begun here and has not ended; run `replicator snapshot restore` with the same file and folder again, \
+         or remove the folder",
+        dir.display()
+    )]
+    Restoring {
+        /// The folder.
+        dir: PathBuf,
     },
     /// It can't bring anything back.
     #[error(
@@ -115,9 +128,12 @@ impl Recovery {
         let dir = NodeDir::open_for_recovery(path)?;
         let meta = dir.meta();
         if let Some(begun) = &meta.recovery {
-            let plan = codec::decode(begun)
+            let begun = codec::decode(begun)
                 .map_err(|source| RecoveryError::Unreadable { what: "interrupted recovery", source })?;
-            return Ok(Self { dir, account: None, plan });
+            return match begun {
+                Begun::Recovery(plan) => Ok(Self { dir, account: None, plan }),
+                Begun::Restore(_) => Err(RecoveryError::Restoring { dir: path.to_owned() }),
+            };
         }
         let found = Findings::of(&dir, &meta)?;
         let plan = Plan::make(&meta, &found, seams)?;
@@ -139,7 +155,7 @@ impl Recovery {
         Ok(self.plan.outcome(&self.dir.meta().node))
     }
 
-    fn run(&self, steps: &[Step]) -> Result<(), StorageError> {
+    pub(super) fn run(&self, steps: &[Step]) -> Result<(), StorageError> {
         steps.iter().try_for_each(|step| self.plan.take(*step, &self.dir))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use openraft::EntryPayload;
+use openraft::{EntryPayload, StoredMembership};
 use replicator_storage::{Log, Record, StorageError};
 use replicator_types::{
     DiskId, Epoch, LogIndex, Position,
@@ -47,6 +47,16 @@ pub enum LedgerError {
 pub fn members_of_image(group: &[u8]) -> Result<Vec<Member>, CodecError> {
     let WireMembership(membership) = codec::decode(group)?;
     Ok(members(membership.membership()))
+}
+
+/// The members as an image of `at` names them, in a group whose only voter is `own`; `places` are as in [`takeover`].
+///
+/// # Panics
+/// As [`takeover`].
+#[must_use]
+pub fn image_members(own: &Member, places: &[Member], at: Position) -> Vec<u8> {
+    let stored = StoredMembership::new(Some(types::log_id(at)), sole_voter(own, places));
+    codec::encode(&WireMembership(stored))
 }
 
 /// Calls `each` with every record of `log`, in order.
@@ -100,11 +110,7 @@ pub fn read(
 #[must_use]
 pub fn takeover(own: &Member, places: &[Member], last: Option<Position>, term: Epoch, command: &[u8]) -> Vec<Record> {
     assert!(last.is_none_or(|last| last.epoch < term), "term {term} doesn't follow {last:?}");
-    let nodes: BTreeMap<DiskId, Address> =
-        places.iter().chain([own]).map(|member| (member.disk, address(member))).collect();
-    assert_eq!(nodes.len(), places.len() + 1, "each disk has one place");
-    let membership = openraft::Membership::new(vec![BTreeSet::from([own.disk])], nodes);
-    let membership = membership.expect("the only voter is among the nodes");
+    let membership = sole_voter(own, places);
     let mut next = last.map_or(LogIndex(0), |last| last.index.next());
     let mut record = |payload| {
         let position = Position { epoch: term, index: next };
@@ -113,6 +119,14 @@ pub fn takeover(own: &Member, places: &[Member], last: Option<Position>, term: E
     };
     let command: Bytes = types::command(command);
     vec![record(EntryPayload::Membership(membership)), record(EntryPayload::Normal(types::Command(command)))]
+}
+
+fn sole_voter(own: &Member, places: &[Member]) -> openraft::Membership<DiskId, Address> {
+    let nodes: BTreeMap<DiskId, Address> =
+        places.iter().chain([own]).map(|member| (member.disk, address(member))).collect();
+    assert_eq!(nodes.len(), places.len() + 1, "each disk has one place");
+    let membership = openraft::Membership::new(vec![BTreeSet::from([own.disk])], nodes);
+    membership.expect("the only voter is among the nodes")
 }
 
 fn address(member: &Member) -> Address {

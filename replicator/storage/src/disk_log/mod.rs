@@ -5,10 +5,12 @@
 //! durable, one flush in flight ([`writer`], [`segment_writer`]). At a start every byte is read, and damage is told from a torn tail
 //! ([`scanner`], [`tear`]) by a durable watermark ([`watermark`]). Why it is our own: `docs/adr/0012-own-log.md`.
 
-mod block_file;
+pub(crate) mod block_file;
 mod dump;
 mod index;
 mod inspect;
+mod matching;
+mod mend;
 mod open;
 mod options;
 mod preparation;
@@ -37,15 +39,17 @@ use std::{
 use replicator_types::{LogIndex, Position};
 
 pub(crate) use self::inspect::{inspect, is_log};
-use self::writer::Shared;
 pub use self::{
     dump::{LogDump, LoggedRecord, RecordKind},
     inspect::{LogReport, SegmentReport},
+    matching::Matching,
+    mend::{EntrySource, GivenEntries, MendError, Withheld},
     options::{DiskLogOptions, OpenReport},
     tear::TornTail,
     writer::FlushCheck,
 };
-use crate::{Durable, Log, LogEnds, LogRoom, Record, StorageError, disk_room};
+use self::{state::Plan, writer::Shared};
+use crate::{Durable, Log, LogEnds, LogRoom, Record, StorageError, disk_room, meta::LogTag};
 
 /// A log in a node's folder. Dropping it flushes what is left, and waits for that and for those who are called.
 pub struct DiskLog {
@@ -100,19 +104,8 @@ impl Log for DiskLog {
                 let state = self.shared.lock();
                 (state.plan(from, to, bytes_max), state.tag)
             };
-            let Some(first) = plan.segments.first() else { return Ok(plan.in_memory) };
-            match reader::read(&plan.on_disk, &plan.segments, tag) {
-                Err(StorageError::Io { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
-                    // It may have been purged meanwhile, and then what is wanted is another.
-                    if self.shared.lock().segments.contains(first) {
-                        return Err(StorageError::damaged(path, None, "the segment is missing"));
-                    }
-                }
-                read => {
-                    let mut records = read?;
-                    records.extend(plan.in_memory);
-                    return Ok(records);
-                }
+            if let Some(records) = self.carry_out(plan, tag)? {
+                return Ok(records);
             }
         }
     }
@@ -127,6 +120,27 @@ impl Log for DiskLog {
             self.shared.want(state); // Its room is wanted.
         }
         Ok(())
+    }
+}
+
+impl DiskLog {
+    /// Reads what was planned; `None` if it was purged meanwhile.
+    fn carry_out(&self, plan: Plan, tag: LogTag) -> Result<Option<Vec<Record>>, StorageError> {
+        let Some(first) = plan.segments.first() else { return Ok(Some(plan.in_memory)) };
+        match reader::read(&plan.on_disk, &plan.segments, tag) {
+            Err(StorageError::Io { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
+                // It may have been purged meanwhile, and then what is wanted is another.
+                if self.shared.lock().segments.contains(first) {
+                    return Err(StorageError::damaged(path, None, "the segment is missing"));
+                }
+                Ok(None)
+            }
+            read => {
+                let mut records = read?;
+                records.extend(plan.in_memory);
+                Ok(Some(records))
+            }
+        }
     }
 }
 

@@ -40,7 +40,10 @@ impl Window {
 
     /// So many bytes from `at` on; fewer at the file's end.
     pub(crate) fn read(&mut self, at: u64, bytes: usize) -> Result<&[u8], StorageError> {
-        let bytes = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes);
+        if at >= self.bytes {
+            return Ok(&[]);
+        }
+        let bytes = usize::try_from(self.bytes - at).unwrap_or(usize::MAX).min(bytes);
         let held = at.checked_sub(self.begin).is_some_and(|skipped| skipped + bytes as u64 <= self.filled as u64);
         if !held {
             self.fill(at, bytes)?;

@@ -1,6 +1,6 @@
-//! Has a growing file written to the disk while it grows.
+//! Has a file that is received written to the disk while it grows.
 //!
-//! So that the last fsync is short, and the disk works while the core compresses. It also keeps a large image from reaching the disk all
+//! So that the last fsync is short, and the disk works while the network does. It also keeps a large image from reaching the disk all
 //! at once, when the log's flushes would wait behind it.
 
 use std::{
@@ -11,11 +11,11 @@ use std::{
 };
 
 /// After so many bytes the disk begins.
-const STEP_BYTES: u64 = 16 << 20;
+const STEP_BYTES: u64 = 8 << 20;
 
 /// A thread that fsyncs what was written so far, time and again. Dropping it waits for the fsync that is under way.
 #[derive(Debug)]
-pub(super) struct Flusher {
+pub(crate) struct Flusher {
     /// None once it is told to end.
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -23,7 +23,7 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    pub(super) fn start(file: &File) -> io::Result<Self> {
+    pub(crate) fn start(file: &File) -> io::Result<Self> {
         let file = file.try_clone()?;
         // One wish may wait while another is carried out: what comes in between is part of it.
         let (wake, wakes) = mpsc::sync_channel(1);
@@ -35,7 +35,7 @@ impl Flusher {
     }
 
     /// So many bytes were written.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    pub(crate) fn wrote(&mut self, bytes: usize) {
         self.unflushed += bytes as u64;
         if self.unflushed >= STEP_BYTES {
             self.unflushed = 0;
@@ -49,7 +49,7 @@ impl Flusher {
     ///
     /// # Errors
     /// If an fsync failed. Then what is on the disk is unknown, and no later fsync tells.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.wake = None;
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),

@@ -24,7 +24,7 @@ pub struct SnapshotEntry {
 }
 
 /// The snapshots in `dir`, the oldest first.
-pub(super) fn entries(dir: &Path) -> Result<Vec<SnapshotEntry>, StorageError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<SnapshotEntry>, StorageError> {
     let positions = names(dir)?.into_iter().filter_map(|(_, name)| match name {
         Name::Manifest(position) => Some(position),
         _ => None,

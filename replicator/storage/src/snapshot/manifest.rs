@@ -77,7 +77,7 @@ impl SnapshotManifest {
     }
 
     /// Refuses a data file of another version by its number.
-    pub(super) fn check_version(&self, path: &Path) -> Result<(), StorageError> {
+    pub(crate) fn check_version(&self, path: &Path) -> Result<(), StorageError> {
         if self.data_version == chunk::VERSION {
             return Ok(());
         }

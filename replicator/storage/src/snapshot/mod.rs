@@ -4,6 +4,7 @@
 //! data file by its SHA-256 ([`manifest`]). The manifest is written last: where there is one, the snapshot is whole or damaged, and where there
 //! is none, there is no snapshot. Damage is refused with its place; unlike the log's, it loses nothing, as peers have snapshots too.
 
+mod behind;
 mod chunk;
 mod flusher;
 mod folder;
@@ -21,7 +22,10 @@ use std::{
 
 use replicator_types::Position;
 
-pub(crate) use self::folder::check as check_folder;
+pub(crate) use self::{
+    flusher::Flusher,
+    folder::{check as check_folder, entries},
+};
 pub use self::{
     folder::SnapshotEntry,
     manifest::{SnapshotInfo, SnapshotManifest},

@@ -36,6 +36,8 @@ pub struct SnapshotReader {
 pub(super) struct DataFile {
     path: PathBuf,
     file: File,
+    /// Where it begins in `file`: another one may hold it.
+    base: u64,
     pub(super) bytes: u64,
     pub(super) header: FileHeader,
     /// The byte of the file and of the image at which the next chunk begins.
@@ -47,18 +49,28 @@ impl DataFile {
     /// Opens the file, of whatever size; what is after the header isn't looked at yet.
     pub(super) fn open(path: &Path, file: File) -> Result<Self, StorageError> {
         let bytes = file.metadata().map_err(StorageError::io("ask for the size of", path))?.len();
-        let damaged = |what: &str| StorageError::damaged_snapshot(path, 0, what);
-        let header = read_header(path, &file, 0, bytes)?.ok_or_else(|| damaged("its header is cut"))?;
+        Self::within(path, file, 0, bytes)
+    }
+
+    /// The `bytes` bytes from `base` on of a file, which has so many.
+    pub(super) fn within(path: &Path, file: File, base: u64, bytes: u64) -> Result<Self, StorageError> {
+        let damaged = |what: &str| StorageError::damaged_snapshot(path, base, what);
+        let header = read_header(path, &file, base, base + bytes)?.ok_or_else(|| damaged("its header is cut"))?;
         let header = FileHeader::decode(&header)
             .map_err(|source| StorageError::Version { path: path.to_owned(), source })?
             .ok_or_else(|| damaged("its header isn't as it was written"))?;
-        Ok(Self { path: path.to_owned(), file, bytes, header, at: HEADER_BYTES as u64, image_at: 0 })
+        Ok(Self { path: path.to_owned(), file, base, bytes, header, at: HEADER_BYTES as u64, image_at: 0 })
+    }
+
+    /// Damage of the chunk that is next.
+    fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::damaged_snapshot(&self.path, self.base + self.at, what)
     }
 
     /// The header of the next chunk, or the end mark.
     pub(super) fn next_header(&self) -> Result<([u8; HEADER_BYTES], ChunkHeader), StorageError> {
-        let damaged = |what: &str| StorageError::damaged_snapshot(&self.path, self.at, what);
-        let bytes = read_header(&self.path, &self.file, self.at, self.bytes)?;
+        let damaged = |what: &str| self.damaged(what);
+        let bytes = read_header(&self.path, &self.file, self.base + self.at, self.base + self.bytes)?;
         let bytes = bytes.ok_or_else(|| damaged("the file ends amid the image"))?;
         let header = ChunkHeader::decode(&bytes, self.header, self.image_at);
         Ok((bytes, header.ok_or_else(|| damaged("the header of a chunk isn't as it was written"))?))
@@ -66,13 +78,13 @@ impl DataFile {
 
     /// The bytes that the chunk stores, checked.
     pub(super) fn payload(&self, header: &ChunkHeader, stored: &mut Vec<u8>) -> Result<(), StorageError> {
-        let damaged = |what: &str| StorageError::damaged_snapshot(&self.path, self.at, what);
+        let damaged = |what: &str| self.damaged(what);
         let from = self.at + HEADER_BYTES as u64;
         if from + header.stored_bytes as u64 > self.bytes {
             return Err(damaged("the file ends amid a chunk"));
         }
         stored.resize(header.stored_bytes, 0);
-        self.file.read_exact_at(stored, from).map_err(StorageError::io("read", &self.path))?;
+        self.file.read_exact_at(stored, self.base + from).map_err(StorageError::io("read", &self.path))?;
         if header.matches(stored, self.header.tag) { Ok(()) } else { Err(damaged("a chunk isn't as it was written")) }
     }
 
@@ -83,10 +95,10 @@ impl DataFile {
     }
 }
 
-/// A header's bytes at `at`; `None` if the file ends before it does.
-fn read_header(path: &Path, file: &File, at: u64, bytes: u64) -> Result<Option<[u8; HEADER_BYTES]>, StorageError> {
+/// A header's bytes at `at`; `None` if it goes beyond `end`.
+fn read_header(path: &Path, file: &File, at: u64, end: u64) -> Result<Option<[u8; HEADER_BYTES]>, StorageError> {
     let mut header = [0; HEADER_BYTES];
-    if at + HEADER_BYTES as u64 > bytes {
+    if at + HEADER_BYTES as u64 > end {
         return Ok(None);
     }
     file.read_exact_at(&mut header, at).map_err(StorageError::io("read", path))?;
@@ -95,10 +107,15 @@ fn read_header(path: &Path, file: &File, at: u64, bytes: u64) -> Result<Option<[
 
 impl SnapshotReader {
     /// Opens the data file of `manifest` in `dir`.
-    pub(super) fn open(dir: &Path, manifest: SnapshotManifest) -> Result<Self, StorageError> {
+    pub(crate) fn open(dir: &Path, manifest: SnapshotManifest) -> Result<Self, StorageError> {
         let path = dir.join(manifest.image_name());
         let file = open_image(&path, &manifest)?;
-        let data = DataFile::open(&path, file)?;
+        Self::within(&path, file, 0, manifest)
+    }
+
+    /// Opens the data file of `manifest`, all of which is in `file`, from its byte `base` on.
+    pub(crate) fn within(path: &Path, file: File, base: u64, manifest: SnapshotManifest) -> Result<Self, StorageError> {
+        let data = DataFile::within(path, file, base, manifest.data_bytes)?;
         let mut sha256 = Sha256::new();
         sha256.update(data.header.encode());
         let (chunk, stored) = (Vec::new(), Vec::new());
@@ -130,7 +147,7 @@ impl SnapshotReader {
     }
 
     /// Reads everything that is left.
-    pub(super) fn read_to_end_checked(mut self) -> Result<(), StorageError> {
+    pub(crate) fn read_to_end_checked(mut self) -> Result<(), StorageError> {
         while !self.ended {
             self.next_chunk()?;
         }
@@ -140,12 +157,11 @@ impl SnapshotReader {
     /// Reads the next chunk, or finds the end of the file and that all of it was right.
     fn next_chunk(&mut self) -> Result<(), StorageError> {
         let (bytes, header) = self.data.next_header()?;
-        let damaged = |what: String| StorageError::damaged_snapshot(&self.data.path, self.data.at, what);
         if header.is_end() {
             let SnapshotManifest { image_bytes, data_bytes, .. } = self.manifest;
             if header.image_offset != image_bytes || self.data.at + HEADER_BYTES as u64 != data_bytes {
                 let found = header.image_offset;
-                return Err(damaged(format!("the image ends here, after {found} bytes of {image_bytes}")));
+                return Err(self.data.damaged(format!("the image ends here, after {found} bytes of {image_bytes}")));
             }
         }
         self.data.payload(&header, &mut self.stored)?;
@@ -165,7 +181,7 @@ impl SnapshotReader {
         if header.stored_bytes == header.image_bytes {
             self.chunk.copy_from_slice(&self.stored);
         } else if lz4_flex::block::decompress_into(&self.stored, &mut self.chunk).ok() != Some(header.image_bytes) {
-            return Err(damaged("a chunk can't be decompressed".into()));
+            return Err(self.data.damaged("a chunk can't be decompressed"));
         }
         self.data.pass(&header);
         Ok(())

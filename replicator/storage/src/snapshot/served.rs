@@ -44,13 +44,20 @@ pub struct SnapshotData {
     manifest: SnapshotManifest,
     path: PathBuf,
     file: File,
+    /// Where it begins in `file`: another one may hold it.
+    base: u64,
 }
 
 impl SnapshotData {
-    pub(super) fn open(dir: &Path, manifest: SnapshotManifest) -> Result<Self, StorageError> {
+    pub(crate) fn open(dir: &Path, manifest: SnapshotManifest) -> Result<Self, StorageError> {
         let path = dir.join(manifest.image_name());
         let file = open_image(&path, &manifest)?;
-        Ok(Self { manifest, path, file })
+        Ok(Self { manifest, path, file, base: 0 })
+    }
+
+    /// The data file that `file` holds from its byte `base` on.
+    pub(crate) fn within(path: &Path, file: File, base: u64, manifest: SnapshotManifest) -> Self {
+        Self { manifest, path: path.to_owned(), file, base }
     }
 
     /// What is served.
@@ -67,7 +74,7 @@ impl SnapshotData {
     pub fn read_at(&self, offset: u64, bytes_max: usize) -> Result<SnapshotPiece, StorageError> {
         let rest = self.manifest.data_bytes.saturating_sub(offset);
         let mut bytes = vec![0; usize::try_from(rest).unwrap_or(usize::MAX).min(bytes_max)];
-        self.file.read_exact_at(&mut bytes, offset).map_err(StorageError::io("read", &self.path))?;
+        self.file.read_exact_at(&mut bytes, self.base + offset).map_err(StorageError::io("read", &self.path))?;
         Ok(SnapshotPiece::new(offset, bytes.into()))
     }
 }

@@ -1,19 +1,16 @@
 //! Writes an image, compressed chunk by chunk.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, Write},
     mem,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
-
-use sha2::{Digest, Sha256};
 
 use super::{
     Claim, Shared, SnapshotInfo, SnapshotManifest,
+    behind::BehindFile,
     chunk::{self, CHUNK_BYTES_MAX, ChunkHeader, FileHeader, HEADER_BYTES},
-    flusher::Flusher,
     manifest,
 };
 use crate::{StorageError, disk_room, node_dir};
@@ -26,7 +23,8 @@ pub struct SnapshotWriter {
     store: std::sync::Arc<Shared>,
     info: SnapshotInfo,
     path: PathBuf,
-    file: File,
+    /// None once it is finished.
+    file: Option<BehindFile>,
     header: FileHeader,
     /// What of the image waits for its chunk to be full.
     filling: Vec<u8>,
@@ -34,8 +32,6 @@ pub struct SnapshotWriter {
     stored: Vec<u8>,
     image_bytes: u64,
     data_bytes: u64,
-    sha256: Sha256,
-    flusher: Flusher,
     failed: bool,
     finished: bool,
     _claim: Claim,
@@ -50,8 +46,7 @@ impl SnapshotWriter {
     ) -> Result<Self, StorageError> {
         disk_room::require(&store.path, image_bytes_estimate.saturating_add(store.options.spare_bytes))?;
         let path = store.path.join(manifest::unfinished_name(info.position));
-        let file = create(&path)?;
-        let flusher = Flusher::start(&file).map_err(StorageError::io("start the thread that flushes", &path))?;
+        let file = Some(BehindFile::create(&path)?);
         let chunk_bytes = store.options.chunk_bytes.clamp(1, CHUNK_BYTES_MAX);
         let header = FileHeader { tag: node_dir::random(&path)?, chunk_bytes };
         let mut writer = Self {
@@ -64,8 +59,6 @@ impl SnapshotWriter {
             stored: Vec::new(),
             image_bytes: 0,
             data_bytes: 0,
-            sha256: Sha256::new(),
-            flusher,
             failed: false,
             finished: false,
             _claim: claim,
@@ -104,14 +97,14 @@ impl SnapshotWriter {
         }
         let end = ChunkHeader::end(self.header.tag, self.image_bytes).encode(self.header.tag);
         self.store_bytes(&end)?;
-        let flushed = self.flusher.finish().and_then(|()| self.file.sync_all());
-        flushed.map_err(StorageError::io("fsync", &self.path))?;
+        let written = self.file.take().expect("it is finished once").finish()?;
+        assert_eq!(written.bytes, self.data_bytes, "all of the file was written");
         Ok(SnapshotManifest {
             info: self.info.clone(),
             data_version: chunk::VERSION,
             image_bytes: self.image_bytes,
             data_bytes: self.data_bytes,
-            data_sha256: mem::take(&mut self.sha256).finalize().into(),
+            data_sha256: written.sha256,
         })
     }
 
@@ -137,10 +130,8 @@ impl SnapshotWriter {
     }
 
     fn store_bytes(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.sha256.update(bytes);
         self.data_bytes += bytes.len() as u64;
-        self.flusher.wrote(bytes.len());
-        let written = self.file.write_all(bytes).map_err(StorageError::io("write", &self.path));
+        let written = self.file.as_mut().expect("it isn't finished").write(bytes);
         written.map_err(|error| self.full_or(error))
     }
 
@@ -191,6 +182,7 @@ impl Write for SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
+        drop(self.file.take()); // what still writes it, ends first
         if !self.finished
             && let Err(error) = fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
@@ -198,13 +190,6 @@ impl Drop for SnapshotWriter {
             tracing::warn!(file = %self.path.display(), %error, "can't remove an unfinished snapshot; the next start does");
         }
     }
-}
-
-/// Makes an empty file, private to its owner, in the place of an older one.
-pub(super) fn create(path: &Path) -> Result<File, StorageError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(StorageError::io("create", path))
 }
 
 /// The error in the form that a stream has, with its kind where it came from the system.

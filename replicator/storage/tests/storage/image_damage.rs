@@ -156,3 +156,34 @@ fn a_folder_is_verified_without_its_node_and_nothing_is_changed() {
     assert_eq!(report.damages().count(), 1, "{report:?}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 6);
 }
+
+#[test]
+fn every_flipped_byte_of_a_snapshot_is_mended_by_taking_it_again_from_a_peer() {
+    let (ours, theirs) = (folder(), folder());
+    let (our_store, their_store) = (store(ours.path()), store(theirs.path()));
+    let image = image(1, CHUNK + 500);
+    write(&their_store, INDEX, &image);
+    let data = their_store.data_file(position()).unwrap();
+    let take = || {
+        let mut receiver = our_store.receive(data.manifest().clone()).unwrap();
+        receiver.take(&data.read_at(0, usize::MAX).unwrap()).unwrap();
+        receiver.finish().unwrap();
+    };
+    take();
+    let paths = [only_image(ours.path()), manifest_path(ours.path())];
+    let whole = [fs::read(only_image(theirs.path())).unwrap(), fs::read(manifest_path(theirs.path())).unwrap()];
+    let mut mended = 0;
+    for (path, bytes) in paths.iter().zip(&whole) {
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(path, flipped).unwrap();
+            assert_found(&our_store, path, &format!("byte {at}"));
+            our_store.remove(position()).unwrap();
+            take();
+            assert!(paths.iter().map(|path| fs::read(path).unwrap()).eq(whole.iter().cloned()), "byte {at}");
+            mended += 1;
+        }
+    }
+    println!("snapshot: {mended} bytes flipped, all found, and the same again from a peer");
+}

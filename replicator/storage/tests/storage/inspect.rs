@@ -130,7 +130,9 @@ fn every_damaged_segment_is_named_and_what_is_whole_is_counted() {
 fn a_damaged_meta_and_watermark_do_not_hide_the_log() {
     let (log, path) = stopped(&[]);
     let meta = fs::read(path.join("meta")).unwrap();
-    fs::write(path.join("meta"), b"damaged").unwrap();
+    for name in ["meta", "meta.copy"] {
+        fs::write(path.join(name), b"damaged").unwrap();
+    }
     let mut watermark = log.files[&log.log_dir.join("durable")].clone();
     (watermark[10], watermark[4100]) = (watermark[10] ^ 1, watermark[4100] ^ 1);
     fs::write(log.log_dir.join("durable"), watermark).unwrap();
@@ -139,7 +141,8 @@ fn a_damaged_meta_and_watermark_do_not_hide_the_log() {
     assert!(report.logs[0].segments.iter().map(|segment| segment.records).sum::<u64>() > 100);
     // A log that meta knows of and that isn't there is damage too.
     restore(&log.log_dir, &log.files);
-    fs::write(path.join("meta"), meta).unwrap();
+    fs::write(path.join("meta"), &meta).unwrap();
+    fs::write(path.join("meta.copy"), meta).unwrap();
     assert!(NodeDir::verify(&path).unwrap().is_whole());
     fs::remove_dir_all(&log.log_dir).unwrap();
     assert!(!NodeDir::verify(&path).unwrap().is_whole());

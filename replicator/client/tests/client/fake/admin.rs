@@ -25,6 +25,15 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake needs no bootstrap"))
     }
 
+    type SaveSnapshotStream = tokio_stream::Empty<Result<pb::SaveSnapshotResponse, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Err(Status::unimplemented("the fake has no state to save"))
+    }
+
     async fn remove_node(&self, _: Request<pb::RemoveNodeRequest>) -> Result<Response<pb::RemoveNodeResponse>, Status> {
         Err(Status::unimplemented("the fake keeps its members"))
     }

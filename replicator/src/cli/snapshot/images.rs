@@ -1,43 +1,22 @@
-//! `replicator snapshot`: images of a node's whole state.
+//! The images in a stopped node's folder, and saved ones: listed, shown and checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use clap::{Args, Subcommand};
-use replicator_client::Client;
-use replicator_proto::replicator::v1 as pb;
+use clap::Args;
 use replicator_storage::{NodeDir, SnapshotManifest};
 use serde_json::{Value, json};
 
 use super::{
-    Endpoints, Failure, Output, log,
-    output::{self, Format},
-    status::survey,
+    super::{
+        Failure, Output, log,
+        output::{self, Format},
+    },
+    saved,
 };
 
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Make a node take an image now, while it goes on; the log before the image before goes away
-    Take(TakeArgs),
-    /// List the images in a stopped node's folder, and check every byte of them
-    List(ListArgs),
-    /// Show one image of a stopped node's folder
-    Inspect(InspectArgs),
-}
-
 #[derive(Debug, Args)]
-pub(super) struct TakeArgs {
-    /// The node's name
-    #[arg(value_name = "NODE")]
-    node: String,
-    #[command(flatten)]
-    endpoints: Endpoints,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
+pub(in crate::cli) struct ListArgs {
     /// The node's data folder
     #[arg(long, env = "REPLICATOR_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
@@ -46,39 +25,20 @@ pub(super) struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct InspectArgs {
-    /// The index of the image's last entry; the newest image, if not given
-    #[arg(value_name = "INDEX")]
-    index: Option<u64>,
+pub(in crate::cli) struct InspectArgs {
+    /// A saved file; or with --data-dir the index of an image's last entry: the newest image, if not given
+    #[arg(value_name = "FILE|INDEX")]
+    what: Option<String>,
+    /// A stopped node's data folder
+    #[arg(long, env = "REPLICATOR_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
-    list: ListArgs,
-}
-
-pub(super) async fn run(command: SnapshotCommand) -> Result<(), Failure> {
-    match command {
-        SnapshotCommand::Take(args) => take(args).await,
-        SnapshotCommand::List(args) => list(&args),
-        SnapshotCommand::Inspect(args) => inspect(&args),
-    }
-}
-
-async fn take(args: TakeArgs) -> Result<(), Failure> {
-    let client = Client::builder().endpoints(args.endpoints.endpoints.iter().cloned()).build()?;
-    let nodes = survey(&client, &args.endpoints.endpoints).await;
-    let node = nodes.iter().find(|node| node.status.as_ref().is_ok_and(|status| status.node_id == args.node));
-    let node = node.with_context(|| format!("no node called {:?} answers", args.node))?;
-    let taken = client.admin(&node.endpoint).await?.take_snapshot(pb::TakeSnapshotRequest {}).await;
-    let index = taken.map_err(|status| anyhow!("{}", status.message()))?.into_inner().log_index;
-    match args.output.output {
-        Format::Json => output::print_json(&json!({ "node_id": args.node, "log_index": index }))?,
-        Format::Table => println!("{} has an image of log index {index}", args.node),
-    }
-    Ok(())
+    output: Output,
 }
 
 /// The images of a folder, the oldest first, and what is damaged.
-fn images(args: &ListArgs) -> Result<(Vec<SnapshotManifest>, Vec<String>), Failure> {
-    let report = NodeDir::verify(&args.data_dir).map_err(log::unreadable)?;
+fn images(data_dir: &Path) -> Result<(Vec<SnapshotManifest>, Vec<String>), Failure> {
+    let report = NodeDir::verify(data_dir).map_err(log::unreadable)?;
     let (mut whole, mut damages) = (Vec::new(), Vec::new());
     for snapshot in report.snapshots.into_iter().flat_map(|folder| folder.snapshots) {
         match snapshot.manifest {
@@ -89,8 +49,8 @@ fn images(args: &ListArgs) -> Result<(Vec<SnapshotManifest>, Vec<String>), Failu
     Ok((whole, damages))
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let (images, damages) = images(args)?;
+pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
+    let (images, damages) = images(&args.data_dir)?;
     match args.output.output {
         Format::Json => {
             let images: Vec<Value> = images.iter().map(manifest_json).collect();
@@ -124,31 +84,44 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     }
 }
 
-fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let (images, _) = images(&args.list)?;
-    let found = match args.index {
-        Some(index) => images.iter().find(|image| image.position().index.0 == index),
-        None => images.last(),
+pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let index = args.what.as_deref().and_then(|what| what.parse().ok());
+    let json = match (&args.what, &args.data_dir) {
+        (Some(what), data_dir) if index.is_none() || data_dir.is_none() => saved::inspect(Path::new(what))?,
+        (_, Some(data_dir)) => of_folder(data_dir, index)?,
+        (_, None) => return Err(Failure::Usage("name a saved file, or a stopped node's folder by --data-dir".into())),
     };
-    let there: Vec<String> = images.iter().map(|image| image.position().index.to_string()).collect();
-    let image = found.with_context(|| match (args.index, there.is_empty()) {
-        (_, true) => "there is no whole image in this folder".to_owned(),
-        (Some(index), false) => format!("there is no whole image of index {index}; there are: {}", there.join(", ")),
-        (None, false) => "no image".to_owned(),
-    })?;
-    let json = manifest_json(image);
-    match args.list.output.output {
+    match args.output.output {
         Format::Json => output::print_json(&json)?,
-        Format::Table => {
-            for (key, value) in json.as_object().into_iter().flatten() {
-                println!("{key:<18} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-            }
-        }
+        Format::Table => print_fields(&json),
     }
     Ok(())
 }
 
-fn manifest_json(image: &SnapshotManifest) -> Value {
+/// An image in a stopped node's folder: that of an index, or the newest.
+fn of_folder(data_dir: &Path, index: Option<u64>) -> Result<Value, Failure> {
+    let (images, _) = images(data_dir)?;
+    let found = match index {
+        Some(index) => images.iter().find(|image| image.position().index.0 == index),
+        None => images.last(),
+    };
+    let there: Vec<String> = images.iter().map(|image| image.position().index.to_string()).collect();
+    let image = found.with_context(|| match (index, there.is_empty()) {
+        (_, true) => "there is no whole image in this folder".to_owned(),
+        (Some(index), false) => format!("there is no whole image of index {index}; there are: {}", there.join(", ")),
+        (None, false) => "no image".to_owned(),
+    })?;
+    Ok(manifest_json(image))
+}
+
+/// Names and values, one on each line.
+pub(super) fn print_fields(json: &Value) {
+    for (key, value) in json.as_object().into_iter().flatten() {
+        println!("{key:<18} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+}
+
+pub(super) fn manifest_json(image: &SnapshotManifest) -> Value {
     let info = &image.info;
     json!({
         "log_index": info.position.index.0,
