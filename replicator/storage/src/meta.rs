@@ -165,12 +165,19 @@ pub(crate) fn read(dir: &Path) -> Result<Option<FoundMeta>, StorageError> {
     let paths = META_FILES.map(|name| dir.join(name));
     let mut found = Vec::new();
     let mut damages = Vec::new();
+    let mut damaged = Vec::new();
     for path in &paths {
-        match atomic_file::read(path)?.map(|bytes| decode(path, &bytes)) {
-            None => damages.push(StorageError::damaged(path, None, "the file is missing")),
-            Some(Ok(stored)) => found.push(stored),
-            Some(Err(error @ StorageError::Damaged { .. })) => damages.push(error),
-            Some(Err(error)) => return Err(error),
+        let Some(bytes) = atomic_file::read(path)? else {
+            damages.push(StorageError::damaged(path, None, "the file is missing"));
+            continue;
+        };
+        match decode(path, &bytes) {
+            Ok(stored) => found.push(stored),
+            Err(error @ StorageError::Damaged { .. }) => {
+                damages.push(error);
+                damaged = bytes;
+            }
+            Err(error) => return Err(error),
         }
     }
     found.sort_by_key(|stored| stored.generation);
@@ -178,6 +185,13 @@ pub(crate) fn read(dir: &Path) -> Result<Option<FoundMeta>, StorageError> {
         let missing = paths.iter().all(|path| !path.exists());
         return if missing { Ok(None) } else { Err(damages.swap_remove(usize::from(!paths[0].exists()))) };
     };
+    // Where the one that is whole tells, the place of the damage.
+    let whole = sealed_file::encode(&MAGIC, &newest);
+    let differing = whole.iter().zip(&damaged).position(|(whole, damaged)| whole != damaged);
+    let place = differing.unwrap_or(damaged.len().min(whole.len())) as u64;
+    if let Some(StorageError::Damaged { offset: offset @ Some(_), .. }) = damages.first_mut() {
+        *offset = Some(place);
+    }
     let mut outdated = newest.generation == 0;
     if outdated {
         damages.clear(); // The version before kept no copy, so none is missing.

@@ -81,6 +81,13 @@ fn every_flipped_bit_and_cut_of_one_meta_is_mended_from_the_other() {
     let verified = verify(scratch.path());
     assert_eq!(verified.repairs.len(), 100, "the last hundred are told of");
     assert!(verified.repairs[99].contains("meta.copy") && verified.repairs[99].contains("written again"));
+    let flipped_at = 17;
+    let mut flipped = fs::read(&paths[0]).unwrap();
+    flipped[flipped_at] ^= 1;
+    fs::write(&paths[0], flipped).unwrap();
+    let verified = verify(scratch.path());
+    let named = verified.damages().next();
+    assert!(matches!(named, Some(StorageError::Damaged { offset: Some(17), .. })), "{named:?}");
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub(super) struct Fill {
     pub(super) entries: Option<(LogIndex, LogIndex)>,
     /// Whose they are.
     pub(super) from: BTreeSet<String>,
+    /// Nobody was asked: one byte was wrong, and the record's own checks tell which.
+    pub(super) corrected: bool,
 }
 
 type Changes = Vec<(Change, Bytes)>;
@@ -63,7 +65,13 @@ type Changes = Vec<(Change, Bytes)>;
 impl Place<'_> {
     pub(super) fn fill(&self, source: &mut dyn EntrySource) -> Result<Fill, Trouble> {
         if let Some(bytes) = self.corrected() {
-            return Ok(Fill { offset: self.hole.end - BARE_BYTES, bytes, entries: None, from: BTreeSet::new() });
+            return Ok(Fill {
+                offset: self.hole.end - BARE_BYTES,
+                bytes,
+                entries: None,
+                from: BTreeSet::new(),
+                corrected: true,
+            });
         }
         if self.hole.offset.is_some_and(|offset| self.hole.end - offset > HOLE_BYTES_MAX) {
             return Err(Trouble::Never(format!("more than {HOLE_BYTES_MAX} bytes are lost at one place")));
@@ -88,7 +96,8 @@ impl Place<'_> {
         }
         self.fill_up(&mut changes, spare)?;
         let offset = self.hole.end.checked_sub(room).ok_or_else(|| misfit(used, self.hole.end))?;
-        Ok(Fill { offset, bytes: self.encode(&changes, offset), entries: taken.entries, from: taken.from })
+        let bytes = self.encode(&changes, offset);
+        Ok(Fill { offset, bytes, entries: taken.entries, from: taken.from, corrected: false })
     }
 
     /// The record without payload that lies here, if only one byte of it is damaged: no peer has it, and its checks prove which one it was.

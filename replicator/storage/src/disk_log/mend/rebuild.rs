@@ -32,16 +32,18 @@ impl Mender<'_> {
     /// Finds the way that needs the least, and goes it.
     pub(super) fn mend(&self, source: &mut dyn EntrySource) -> Result<Vec<Repair>, Trouble> {
         let survey = Survey::read(self.path, self.tag, self.watermark, Front::Purged)?;
-        if survey.absent.is_some() {
-            // Either the purge record is lost, or the segments are. The bytes of a hole tell: such a record fits in, or it doesn't.
-            match self.rebuild(&survey, None, source) {
-                Err(Trouble::Never(_)) => {}
-                rebuilt => return rebuilt?.commit(self.path),
-            }
-            let survey = Survey::read(self.path, self.tag, self.watermark, Front::Lost)?;
+        if survey.absent.is_none() {
             return self.rebuild_somehow(&survey, source)?.commit(self.path);
         }
-        self.rebuild_somehow(&survey, source)?.commit(self.path)
+        // Either the first segments are lost, or the record that says that they were purged. To have too many entries harms nothing, so that is tried first.
+        let lost = Survey::read(self.path, self.tag, self.watermark, Front::Lost);
+        match lost.and_then(|lost| self.rebuild_somehow(&lost, source)) {
+            // Nobody has them any more, and nothing is there where they were. Such a record fits into a hole, or it doesn't.
+            Err(Trouble::Never(_)) if survey.useless.is_empty() => {
+                self.rebuild(&survey, None, source)?.commit(self.path)
+            }
+            rebuilt => rebuilt?.commit(self.path),
+        }
     }
 
     /// Without a peer, if an image has all that was lost; else with one.
@@ -260,7 +262,10 @@ fn repair(hole: &Hole, fill: &Fill) -> Repair {
             let names = fill.from.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             format!("{bytes} bytes, with the entries {first} to {last}, which {names} gave")
         }
-        None => format!("{bytes} bytes, with nothing that this log needs"),
+        None if fill.corrected => {
+            format!("{bytes} bytes, of which the record's own checks tell the one that was wrong")
+        }
+        None => format!("{bytes} bytes, with nothing that this log still needs"),
     };
     Repair::new(&hole.found.0, Some(hole.found.1), what)
 }
