@@ -244,7 +244,7 @@ fn bench_replay_applies_the_whole_log_and_soak_stays_under_its_bound() {
             ensure!(value["requests"].as_u64().is_some_and(|requests| requests > 0), "nothing was measured: {value}");
             let bound = value["bound_bytes"].as_u64().context("no bound")?;
             let nodes = value["nodes"].as_array().context("no nodes")?;
-            ensure!(nodes.len() == flags[1].parse()?, "{value}");
+            ensure!(nodes.len() == flags[1].parse::<usize>()?, "{value}");
             for node in nodes {
                 above_zero(node, &["log_bytes_max", "images_bytes_max", "last_image_log_index"])?;
                 ensure!(node["bytes_max"].as_u64().is_some_and(|bytes| bytes <= bound), "over the bound: {value}");
