@@ -190,7 +190,14 @@ impl Node {
     }
 
     fn fail(&self, error: impl Into<StartError>) {
-        let error = error.into();
+        let error = match error.into() {
+            // A storage error comes here as words, if the group or a file's thread passed it on.
+            StartError::Stopped(why) if why.contains(&rustix::io::Errno::NOSPC.to_string()) => {
+                tracing::error!("{why}");
+                StartError::DiskFull { dir: self.dir.path().to_owned() }
+            }
+            error => error,
+        };
         tracing::error!("{error}");
         self.failed.send_replace(Some(Failed { reason: error.to_string(), damage: error.is_damage() }));
     }

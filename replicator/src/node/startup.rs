@@ -455,10 +455,6 @@ impl Node {
     /// Ends the process when the group can't go on.
     async fn watch_group(self: Arc<Self>, running: Arc<Running>) {
         let why = running.strategy.stopped().await;
-        // The group passes a storage error on as words.
-        if why.contains(&rustix::io::Errno::NOSPC.to_string()) {
-            return self.fail(StartError::DiskFull { dir: self.dir.path().to_owned() });
-        }
         self.fail(StartError::Stopped(format!("the replication group has stopped: {why}")));
     }
 

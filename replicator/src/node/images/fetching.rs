@@ -165,7 +165,8 @@ impl NodeImages {
             }
         };
         drop(pieces);
-        let taken = taking.await.map_err(|_| "receiving it panicked")?.map_err(|error| self.noted(error).to_string())?;
+        let taken =
+            taking.await.map_err(|_| "receiving it panicked")?.map_err(|error| self.noted(error).to_string())?;
         broke_off.map_or(Ok(taken), Err)
     }
 

@@ -51,7 +51,7 @@ impl Node {
             let given_up = Instant::now() + IN_THE_WAY_MAX;
             let position = loop {
                 match images.take(&*running.strategy, &running).await {
-                    Ok(position) => break position,
+                    Ok(taken) => break taken.position,
                     Err(error) if is_in_the_way(&error) && Instant::now() < given_up => tokio::time::sleep(RETRY).await,
                     Err(error) => return Err(error.to_string()),
                 }

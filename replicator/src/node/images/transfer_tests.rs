@@ -182,6 +182,11 @@ impl Threads for OneThread {
         drop(tokio::spawn(body));
         Ok(())
     }
+
+    /// But what waits for pieces.
+    fn start_behind(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
+    }
 }
 
 /// A folder in memory, where there is one: what is tested here fsyncs a million times.
@@ -250,7 +255,7 @@ async fn server(dir: &TempDir, seams: Seams) -> SnapshotManifest {
         .expect("room");
         writer.finish().expect("room")
     };
-    let node = Node::start(config, seams).expect("it starts");
+    let node = Node::start(config, seams).await.expect("it starts");
     service::serve(node.clone()).await.expect("it listens");
     while node.status().cluster.is_none() {
         tokio::task::yield_now().await; // It begins to ask the others about its disk.
@@ -270,6 +275,8 @@ fn receiver(dir: &TempDir, seams: &Seams) -> Arc<NodeImages> {
     let waiters = Arc::new(Waiters::new(1, 1));
     let (applier, _) = Applier::new(machine, waiters, fetch_module.clone(), ephemeral, answers);
     NodeImages::open(Parts {
+        repairs: Repairs::new(dir.clone()),
+        threads: seams.threads.clone(),
         dir,
         log: Arc::new(log),
         modules,

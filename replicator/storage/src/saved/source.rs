@@ -85,7 +85,8 @@ impl NodeDir {
     ) -> Result<Option<SavedSource>, StorageError> {
         let path = path.as_ref();
         let lock = DirLock::observe(path)?;
-        let meta = crate::meta::read(path)?.ok_or_else(|| StorageError::NoNode { path: path.to_owned() })?;
+        let found = crate::meta::read(path)?.ok_or_else(|| StorageError::NoNode { path: path.to_owned() })?;
+        let meta = found.meta;
         if meta.recovery.is_some() {
             return Err(StorageError::Recovering { path: path.to_owned() });
         }
