@@ -332,7 +332,7 @@ impl Transfer {
         self.images.as_mut().and_then(Arc::get_mut).expect("nobody else fetches").peers = fresh;
         let fetched = self.images().fetch(DiskId(1), position()).await;
         match &fetched {
-            Ok(_) => assert_eq!(self.installed(), [self.manifest.clone()], "cut at {to}, {from}"),
+            Ok(_) => assert_eq!(self.installed(), std::slice::from_ref(&self.manifest), "cut at {to}, {from}"),
             Err(why) => {
                 assert_eq!(self.installed(), [], "cut at {to}, {from}: {why}");
                 assert!(self.images().newest().is_none(), "cut at {to}, {from}: {why}");
@@ -365,7 +365,7 @@ impl Transfer {
     }
 
     fn check(&self, what: &str) {
-        assert_eq!(self.installed(), [self.manifest.clone()], "{what}");
+        assert_eq!(self.installed(), std::slice::from_ref(&self.manifest), "{what}");
         let left = files(&self.folder());
         let (images, others): (Vec<_>, Vec<_>) = left.iter().partition(|file| file.ends_with(".image"));
         assert!(images.len() == 1 && others.len() == 1, "{what} left {left:?}");
