@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use replicator_client::proto::StatusResponse;
-use replicator_tests::{Cluster, Mode, PowerLoss, Residents, SmallDisk, module, scenario, until};
+use replicator_tests::{Cluster, Mode, PowerLoss, Residents, SmallDisk, module, scenario, until, until_within};
 
 /// Small, so that images are taken and removed, and segments of the log come and go, all the time.
 const IMAGES: &str = "[images]\nlog_bytes = 65536\n";
@@ -247,9 +247,16 @@ fn transfer_onto_a_full_disk_completes_once_there_is_room() {
             cluster[2].start(&[])?;
             cluster.wait_answers(2).await?;
             residents.advance(&[0, 1], 5 * ADVANCE, 5 * ADVANCE).await?;
-            tokio::time::sleep(Duration::from_secs(2)).await; // For nothing to happen: it must not fall, and others must not wait.
+            // In majority mode it is the primary that hears of it.
+            let refused = until_within(Duration::from_secs(15), "the image finds no room", async || {
+                let logs: Result<String> = cluster.replicas().map(|index| cluster[index].told(0)).collect();
+                ensure!(logs?.contains("no room on the disk"), "nobody says so");
+                Ok(())
+            });
+            let refused = refused.await;
+            ensure!(refused.is_ok() || mode == Mode::Majority, "{refused:?}");
             residents.advance(&[0, 1], ADVANCE, ADVANCE).await?;
-            println!("{mode:?}: {:?}", told(&cluster, 2).await);
+            println!("{mode:?}, {refused:?}: {:?}", told(&cluster, 2).await);
             ensure!(!cluster[2].has_ended()?, "it has ended: {}", cluster[2].told(0)?);
             disks[2].free()?;
             let done = mended(&cluster, residents).await;

@@ -1,6 +1,6 @@
 //! A large transfer, cut at random points, between real processes: never half installed, it goes on where it was, and it always completes.
 //!
-//! A transfer of 64 KiB is cut at every byte of it in process, by `replicator/src/node/images/transfer_tests.rs`. This one is run by `make faults`: it takes
+//! A transfer of 64 KiB is cut at every byte in process, by `replicator/src/node/images/transfer_tests.rs`. This one is run by `make faults`: it takes
 //! minutes. `RUNS=2` cuts twice as often, `SEED=7` elsewhere.
 
 use std::{fs, time::Instant};
