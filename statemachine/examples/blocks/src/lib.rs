@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn filled_blocks_differ_and_are_not_zeros() {
-        let (harness, _) = blocks(2);
+        let (mut harness, _) = blocks(2);
         let records: Vec<u8> = harness.snapshot().concat();
         let zeros = records.iter().filter(|byte| **byte == 0).count();
         assert!(zeros < records.len() / 100, "{zeros} of {} bytes are zero", records.len());
