@@ -49,3 +49,4 @@ pub use load::{LoadError, ModuleInfo};
 pub use machine::{Machine, ModuleSource, StateParts, Stats};
 pub use outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult, Trap, TrapKind};
 pub use pushes::{CursorExpired, PushCursor, RetainedPush};
+pub use rollback::CopyTime;

@@ -10,7 +10,7 @@
 //! most two tick periods. So after an hour without a primary, or a jump of its wall clock, no session that was in flight
 //! has expired.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
 use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
@@ -28,6 +28,7 @@ use crate::{
     },
     outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult},
     pushes::{CursorExpired, PushCursor, RetainedPush, RetainedPushes},
+    rollback::CopyTime,
     sessions::{Sessions, Verdict},
 };
 
@@ -73,11 +74,6 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Calls by the log that trapped, since this machine was made.
     pub traps: u64,
-    /// For how long taking one copy of the module's memory has held up the machine at most, since the last image began: in microseconds,
-    /// the image's own copy included. Differs from node to node.
-    pub copy_us_max: u64,
-    /// The same in the thread's own time: less, where the machine's thread had to wait for a core.
-    pub copy_cpu_us_max: u64,
     /// The module's own description.
     pub module_description: String,
 }
@@ -255,10 +251,15 @@ impl Machine {
             sessions: state.sessions.len() as u64,
             memory_bytes: state.application.memory().len() as u64,
             traps: state.application.traps(),
-            copy_us_max: micros(state.application.copy_longest().clock),
-            copy_cpu_us_max: micros(state.application.copy_longest().thread),
             module_description: state.application.description().to_owned(),
         })
+    }
+
+    /// For how long taking one copy of the module's memory has held up the machine at most since the last image began, that one's own copy
+    /// included. Differs from node to node.
+    #[must_use]
+    pub fn longest_copy(&self) -> CopyTime {
+        self.state.as_ref().map(|state| state.application.copy_longest()).unwrap_or_default()
     }
 
     /// An image of the machine as of [`Machine::applied`], to be written by any thread while the machine goes on.
@@ -320,10 +321,6 @@ impl Machine {
     pub fn pushes_after(&self, after: PushCursor, max: usize) -> Result<Vec<RetainedPush>, CursorExpired> {
         self.state.as_ref().map_or_else(|| Ok(Vec::new()), |state| state.pushes.after(after, max))
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An entry's outcome, and whether the running digest has it already.

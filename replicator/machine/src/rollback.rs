@@ -70,9 +70,11 @@ pub(crate) struct Call {
 
 /// How long a copy took: by the clock, and of this thread's own time. On a machine with more to do than it has cores, they differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct CopyTime {
-    pub(crate) clock: Duration,
-    pub(crate) thread: Duration,
+pub struct CopyTime {
+    /// By the clock.
+    pub clock: Duration,
+    /// The thread's own time.
+    pub thread: Duration,
 }
 
 impl CopyTime {

@@ -6,7 +6,9 @@
 use std::{mem, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
-use replicator_machine::{Entry, Genesis, Halt, Image, ImageUnavailable, Machine, Push, QueryOutcome, Refusal};
+use replicator_machine::{
+    CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, Push, QueryOutcome, Refusal,
+};
 use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,10 +44,8 @@ pub struct AppliedState {
     pub memory_bytes: u64,
     /// Traps since the process began, replayed ones included.
     pub traps: u64,
-    /// For how long a copy of the module's memory has held up the machine at most since the last image began, in microseconds.
-    pub copy_us_max: u64,
-    /// The same in the thread's own time.
-    pub copy_cpu_us_max: u64,
+    /// For how long a copy of the module's memory has held up the machine at most since the last image began.
+    pub longest_copy: CopyTime,
     /// How the module describes itself.
     pub module: String,
     /// Bytes of entries since the last image, or the start.
@@ -295,8 +295,7 @@ impl Loop {
             sessions: stats.sessions,
             memory_bytes: stats.memory_bytes,
             traps: stats.traps,
-            copy_us_max: stats.copy_us_max,
-            copy_cpu_us_max: stats.copy_cpu_us_max,
+            longest_copy: self.machine.longest_copy(),
             module: stats.module_description,
             bytes_since_image: self.bytes_since_image,
             halted: None,

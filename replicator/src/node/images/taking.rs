@@ -108,14 +108,14 @@ impl NodeImages {
         let written = written.map_err(|error| self.write_error(error))?;
         let written = written.await.expect("writing an image doesn't panic");
         let (summary, manifest, purge) = written.map_err(|error| self.noted(error))?;
-        let copies = self.applier.state.borrow().clone();
+        let longest_copy = self.applier.state.borrow().longest_copy;
         let taken = TakenImage {
             position,
             state_bytes: summary.memory_bytes,
             file_bytes: manifest.data_bytes,
             took: began.elapsed(),
-            paused: Duration::from_micros(copies.copy_us_max),
-            paused_cpu: Duration::from_micros(copies.copy_cpu_us_max),
+            paused: longest_copy.clock,
+            paused_cpu: longest_copy.thread,
         };
         tracing::info!(
             %position,

@@ -164,7 +164,7 @@ mod tests {
         let path = scratch.path().join("file");
         let lengths = [0, 1, BLOCK_BYTES, PIECE_BYTES - 1, PIECE_BYTES, 3 * PIECE_BYTES + 77, 9 * PIECE_BYTES];
         for length in lengths {
-            let bytes: Vec<u8> = (0..length).map(|at| (at * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..length).map(|at| ((at * 31) >> 3) as u8).collect();
             let mut file = BehindFile::create(&path).unwrap();
             bytes.chunks(100_003).for_each(|part| file.write(part).unwrap());
             let written = file.finish().unwrap();
