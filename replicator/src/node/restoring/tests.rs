@@ -254,10 +254,11 @@ fn any_of_200_flipped_bytes_or_cuts_is_refused_with_its_place_before_anything_is
 fn head_that_contradicts_its_image_is_refused() {
     let (temp, saved) = saved();
     let dir = temp.path().join("node");
-    let lies: [(&str, fn(&mut SnapshotInfo)); 2] =
-        [("position", |info| info.position.index.0 += 1), ("digest", |info| info.digest ^= 1)];
-    for (what, lie) in lies {
-        save(&saved, BASE, lie);
+    for what in ["position", "digest"] {
+        save(&saved, BASE, |info| match what {
+            "position" => info.position.index.0 += 1,
+            _ => info.digest ^= 1,
+        });
         let refused = restore(&saved, &dir, Mode::Majority, &Step::ALL).unwrap_err();
         assert!(refused.is_damage() && refused.to_string().contains(what), "{refused}");
         assert!(!dir.exists());
