@@ -42,13 +42,13 @@ pub(super) fn write(dir: &Path, bytes: u64) -> anyhow::Result<Duration> {
 pub(super) fn copy(from: &Path, dir: &Path) -> anyhow::Result<(Duration, u64)> {
     let path = dir.join(FILE);
     let copy = || {
+        let mut source = File::open(from)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let began = Instant::now();
         let bytes = thread::scope(|scope| {
-            let sender = scope.spawn(move || -> io::Result<()> {
-                pass(&mut File::open(from)?, &mut TcpStream::connect(address)?).map(drop)
-            });
+            let sender = scope
+                .spawn(move || -> io::Result<()> { pass(&mut source, &mut TcpStream::connect(address)?).map(drop) });
             let (mut incoming, _) = listener.accept()?;
             let mut file = File::create(&path)?;
             let bytes = pass(&mut incoming, &mut file)?;

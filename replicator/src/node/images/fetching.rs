@@ -35,6 +35,20 @@ impl NodeImages {
         if let Some(image) = self.newest().filter(|image| image.position >= at_least) {
             return Ok(image);
         }
+        let fetched = self.fetch_from_any(first, at_least).await;
+        let lacking = fetched.as_ref().err().cloned();
+        let changed = self.lacking.send_if_modified(|before| {
+            let changed = *before != lacking;
+            before.clone_from(&lacking);
+            changed
+        });
+        if let Some(why) = lacking.filter(|_| changed) {
+            tracing::warn!(%at_least, why, "this node needs an image, and gets none yet; it goes on asking");
+        }
+        fetched
+    }
+
+    async fn fetch_from_any(self: &Arc<Self>, first: DiskId, at_least: Position) -> Result<Image, String> {
         let mut why = "no peer is known".to_owned();
         let mut peers = self.others();
         peers.sort_by_key(|peer| peer.disk == Some(first));

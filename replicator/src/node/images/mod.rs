@@ -120,6 +120,8 @@ pub(super) struct NodeImages {
     /// Held by who fetches one.
     fetching: tokio::sync::Mutex<()>,
     catch_up: watch::Sender<Option<CatchUp>>,
+    /// Why the image that is needed can't be had.
+    lacking: watch::Sender<Option<String>>,
     /// Why the disk can't be trusted any more.
     disk_failed: watch::Sender<Option<String>>,
 }
@@ -165,8 +167,14 @@ impl NodeImages {
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
             catch_up: watch::Sender::new(None),
+            lacking: watch::Sender::new(None),
             disk_failed: watch::Sender::new(None),
         }))
+    }
+
+    /// Why this node can't have the image that it needs; None: it needs none, or gets it.
+    pub(super) fn lacking(&self) -> Option<String> {
+        self.lacking.borrow().clone()
     }
 
     /// How this node last caught up by an image; None: it hasn't, since it started.
