@@ -177,13 +177,13 @@ pub struct ImageConfig {
     /// An image is taken after so many bytes of log, from 64 KiB. The log keeps what follows the image before the last, so it has at most about
     /// twice as much.
     pub log_bytes: LogBytes,
-    /// How fast images are given to one peer, in bytes per second; as fast as it takes them, if not set.
+    /// How fast images are given to one peer, in bytes per second: a node that catches up shouldn't slow the others. Default: 200,000,000.
     pub transfer_bytes_per_sec: Option<NonZeroU64>,
 }
 
 impl Default for ImageConfig {
     fn default() -> Self {
-        Self { log_bytes: LogBytes(256 << 20), transfer_bytes_per_sec: None }
+        Self { log_bytes: LogBytes(256 << 20), transfer_bytes_per_sec: NonZeroU64::new(200_000_000) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writes a new file behind the thread that makes its bytes.
 //!
-//! A thread of its own hashes the bytes and writes them past the system's cache, one piece after the other, each on the disk before the next: the
+//! One thread hashes the bytes, and another one writes them past the system's cache, one piece after the other, each on the disk before the next: the
 //! log's flushes wait behind one piece at most, and at the end there is nothing left but one short fsync. Through the cache, the disk would get
 //! the image in bursts, and the log's flushes would wait behind those.
 
@@ -55,7 +55,7 @@ impl BehindFile {
             let _ = emptied.send(BlockBuffer::new(PIECE_BYTES)); // the other end is here
         }
         let own = path.to_owned();
-        let write = move || write_all(&own, file, &fulls, &emptied);
+        let write = move || hash_and_write(&own, file, fulls, emptied);
         let thread = thread::Builder::new().name("snapshot-write".into()).spawn(write);
         let thread = thread.map_err(StorageError::io("start the thread that writes", path))?;
         let filling = (BlockBuffer::new(PIECE_BYTES), 0);
@@ -131,16 +131,40 @@ impl std::fmt::Debug for BehindFile {
     }
 }
 
+fn hash_and_write(
+    path: &Path,
+    file: BlockFile,
+    fulls: Receiver<Piece>,
+    emptied: mpsc::Sender<BlockBuffer>,
+) -> Result<Written, StorageError> {
+    let (hashed, to_write) = mpsc::sync_channel(PIECES_MAX);
+    thread::scope(|scope| {
+        let hasher = scope.spawn(move || {
+            let mut sha256 = Sha256::new();
+            while let Ok((piece, filled)) = fulls.recv() {
+                sha256.update(&piece[..filled]);
+                if hashed.send((piece, filled)).is_err() {
+                    break; // writing has failed, and says why
+                }
+            }
+            <[u8; 32]>::from(sha256.finalize())
+        });
+        // Both channels end here, so that who fills pieces, and the hasher, wait for nobody if writing fails.
+        let bytes = write_all(path, file, to_write, emptied)?;
+        let sha256 = hasher.join().map_err(|_| StorageError::failed("the thread that hashes an image panicked"))?;
+        Ok(Written { bytes, sha256 })
+    })
+}
+
+/// Returns how many bytes there were.
 fn write_all(
     path: &Path,
     mut file: BlockFile,
-    fulls: &Receiver<Piece>,
-    emptied: &mpsc::Sender<BlockBuffer>,
-) -> Result<Written, StorageError> {
-    let mut sha256 = Sha256::new();
+    pieces: Receiver<Piece>,
+    emptied: mpsc::Sender<BlockBuffer>,
+) -> Result<u64, StorageError> {
     let mut bytes = 0;
-    while let Ok((mut piece, filled)) = fulls.recv() {
-        sha256.update(&piece[..filled]);
+    while let Ok((mut piece, filled)) = pieces.recv() {
         let blocks = filled.next_multiple_of(BLOCK_BYTES);
         piece[filled..blocks].fill(0);
         file.write(&piece[..blocks], bytes)?;
@@ -151,7 +175,7 @@ fn write_all(
     let shortened = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes));
     shortened.map_err(StorageError::io("shorten", path))?;
     file.sync()?;
-    Ok(Written { bytes, sha256: sha256.finalize().into() })
+    Ok(bytes)
 }
 
 #[cfg(test)]
