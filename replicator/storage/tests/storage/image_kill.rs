@@ -72,7 +72,8 @@ fn child_has_no_room_for_its_image() {
     let store = store(&path);
     write(&store, 1, &image(1, 300_000));
     let mut writer = store.begin(info(2), 0).unwrap();
-    let big = image(2, 3 << 20);
+    // More than waits in memory to be written.
+    let big = image(2, 32 << 20);
     let error = writer.write_all(&big).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     let full = error.get_ref().and_then(|error| error.downcast_ref::<StorageError>());
