@@ -167,10 +167,10 @@ fn places_no_longer_kept_are_the_same_at_a_node_that_came_back_by_an_image() {
 fn subscriber_from_now_on_at_a_node_that_catches_up_is_told_nothing_of_before() {
     scenario(async |s| {
         for mode in MODES {
-            // Slow, so that the node is asked while the image is still on its way. What is kept is more than the node applies at once when it
-            // catches up after it, and less than what has been pushed.
-            let images = "transfer_bytes_per_sec = 20000\n";
-            let mut cluster = cluster(s, mode, images, &["--retained-push-bytes", "200000"]).await?;
+            // Slow, so that the node is asked while the image is still on its way. More is kept than the node applies
+            // after it, faster than any subscriber reads.
+            let images = "transfer_bytes_per_sec = 200000\n";
+            let mut cluster = cluster(s, mode, images, &["--retained-push-bytes", "8000000"]).await?;
             let writes = Writes::start(&cluster, 0).await?;
             purged(&cluster, &[0, 1, 2], 1_000).await?;
             cluster.kill(&[2])?;
