@@ -218,12 +218,12 @@ fn subscription_goes_on_over_an_image_that_its_node_enters_beneath_it() {
             see_up_to(100).await?;
             cluster[2].pause()?;
             let last = cluster.status(0).await?.last_log_index;
-            purged(&cluster, &[0, 1], last + 2_000).await?;
+            purged(&cluster, &[0, 1], last + 10_000).await?;
             cluster[2].resume()?;
             cluster
-                .wait_status(2, "goes on from the whole state", |status| {
-                    let restart = status.restart.as_ref();
-                    restart.and_then(|restart| restart.whole_state.as_ref()).is_some_and(|whole| whole.entered)
+                .wait_status(2, "goes on from the whole state, or had the log up to there on its way", |status| {
+                    let whole = status.restart.as_ref().and_then(|restart| restart.whole_state.as_ref());
+                    whole.is_some_and(|whole| whole.entered || status.applied_log_index >= whole.log_index)
                 })
                 .await?;
             see_up_to(writes.acknowledged() + 100).await?;
