@@ -10,7 +10,7 @@ use replicator_storage::Log as _;
 use tokio::task::spawn_blocking;
 
 use super::{Node, Running};
-use crate::replication::Role;
+use crate::replication::{Member, Role};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Looks at a full disk before the primary's part is handed over: what fills it may be gone by then.
@@ -55,8 +55,7 @@ impl Node {
     async fn step_aside(&self, running: &Running) {
         let view = running.strategy.view().borrow().clone();
         for answer in self.hello_round(self.others().iter()).await.into_iter().flatten() {
-            let able =
-                |member: &&crate::replication::Member| member.disk == answer.disk && member.voter && !member.witness;
+            let able = |member: &&Member| member.disk == answer.disk && member.voter && !member.witness;
             let Some(member) = view.members.iter().find(able).filter(|_| !answer.disk_full) else { continue };
             match running.strategy.transfer(member.disk).await {
                 Ok(()) => {

@@ -147,7 +147,7 @@ impl Node {
     fn trouble(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
         let voters = status.members.iter().filter(|(member, _)| member.voter).count();
         let unconfirmed = role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow();
-        if let Some(why) = self.images.lacking() {
+        if let Some(why) = self.images.lacking(status.applied.index()) {
             return format!("it needs the whole state from a peer, and can't have it yet: {why}; it goes on asking");
         }
         match (&status.chain, silent_for) {

@@ -36,14 +36,11 @@ impl NodeImages {
             return Ok(image);
         }
         let fetched = self.fetch_from_any(first, at_least).await;
-        let lacking = fetched.as_ref().err().cloned();
-        let changed = self.lacking.send_if_modified(|before| {
-            let changed = *before != lacking;
-            before.clone_from(&lacking);
-            changed
-        });
-        if let Some(why) = lacking.filter(|_| changed) {
-            tracing::warn!(%at_least, why, "this node needs an image, and gets none yet; it goes on asking");
+        if let Err(why) = &fetched {
+            let lacking = Some((at_least, why.clone()));
+            if self.lacking.send_replace(lacking.clone()) != lacking {
+                tracing::warn!(%at_least, why, "this node needs an image, and gets none yet; it goes on asking");
+            }
         }
         fetched
     }

@@ -120,8 +120,8 @@ pub(super) struct NodeImages {
     /// Held by who fetches one.
     fetching: tokio::sync::Mutex<()>,
     catch_up: watch::Sender<Option<CatchUp>>,
-    /// Why the image that is needed can't be had.
-    lacking: watch::Sender<Option<String>>,
+    /// From where on an image was needed last and couldn't be had, and why.
+    lacking: watch::Sender<Option<(Position, String)>>,
     /// Why the disk can't be trusted any more.
     disk_failed: watch::Sender<Option<String>>,
 }
@@ -172,9 +172,10 @@ impl NodeImages {
         }))
     }
 
-    /// Why this node can't have the image that it needs; None: it needs none, or gets it.
-    pub(super) fn lacking(&self) -> Option<String> {
-        self.lacking.borrow().clone()
+    /// Why a node that has applied so much can't have the image that it needs; None: it needs none.
+    pub(super) fn lacking(&self, applied: Option<LogIndex>) -> Option<String> {
+        let needed = self.lacking.borrow().clone();
+        needed.filter(|(at_least, _)| applied < Some(at_least.index)).map(|(_, why)| why)
     }
 
     /// How this node last caught up by an image; None: it hasn't, since it started.
