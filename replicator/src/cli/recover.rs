@@ -162,10 +162,7 @@ fn tell(recovered: &Recovered) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "\n{node} is the only member of lineage {lineage} now, as disk {disk}. Next:")?;
     writeln!(out, "- start {node} as ever")?;
-    let names = |witness: bool| -> Vec<&str> {
-        others.iter().filter(|(_, is)| *is == witness).map(|(name, _)| name.as_str()).collect()
-    };
-    let (replicas, witnesses) = (names(false), names(true));
+    let (replicas, witnesses) = by_kind(others);
     if !replicas.is_empty() {
         writeln!(
             out,
@@ -176,17 +173,29 @@ fn tell(recovered: &Recovered) -> io::Result<()> {
     if !witnesses.is_empty() {
         writeln!(out, "- start {} with `replicator witness --rejoin`", witnesses.join(", "))?;
     }
-    if *least_chain > 1 {
-        writeln!(
-            out,
-            "- the chain takes writes from {least_chain} members on (chain.least_length): until then it only reads"
-        )?;
-    }
+    tell_least_chain(&mut out, *least_chain)?;
     writeln!(
         out,
         "- clients with a session, an event cursor or a log index of before get LINEAGE_MISMATCH: they open a new session and read the state anew. \
          Whether a request without an answer was executed, they can find out by reading only"
     )
+}
+
+/// The names of replicas, and of witnesses.
+pub(super) fn by_kind(others: &[(String, bool)]) -> (Vec<&str>, Vec<&str>) {
+    let names = |witness: bool| others.iter().filter(|(_, is)| *is == witness).map(|(name, _)| name.as_str()).collect();
+    (names(false), names(true))
+}
+
+/// What a chain that begins anew needs, if that is more than its first member.
+pub(super) fn tell_least_chain(out: &mut impl io::Write, least_chain: u32) -> io::Result<()> {
+    if least_chain > 1 {
+        writeln!(
+            out,
+            "- the chain takes writes from {least_chain} members on (chain.least_length): until then it only reads"
+        )?;
+    }
+    Ok(())
 }
 
 fn described(account: &Account) -> Value {

@@ -14,6 +14,7 @@ use crate::{
     cli::{
         Failure, Output,
         output::{self, Format},
+        recover,
     },
     config::{NodeConfig, NodeFlags},
     node::{Restore, RestoreError, Restored},
@@ -95,22 +96,14 @@ fn tell(restored: &Restored, restore: &Restore) -> io::Result<()> {
         old.cluster, old.position.index
     )?;
     writeln!(out, "- start {node} as ever")?;
-    let names = |witness: bool| -> Vec<&str> {
-        others.iter().filter(|(_, is)| *is == witness).map(|(name, _)| name.as_str()).collect()
-    };
-    let (replicas, witnesses) = (names(false), names(true));
+    let (replicas, witnesses) = recover::by_kind(others);
     if !replicas.is_empty() {
         writeln!(out, "- start {} with empty folders: they join by themselves", replicas.join(", "))?;
     }
     if !witnesses.is_empty() {
         writeln!(out, "- start {} with `replicator witness`, with empty folders too", witnesses.join(", "))?;
     }
-    if *least_chain > 1 {
-        writeln!(
-            out,
-            "- the chain takes writes from {least_chain} members on (chain.least_length): until then it only reads"
-        )?;
-    }
+    recover::tell_least_chain(&mut out, *least_chain)?;
     writeln!(
         out,
         "- clients with a session, an event cursor or a log index of the old cluster get LINEAGE_MISMATCH here: they open a new session, and read the \
