@@ -13,7 +13,6 @@
 //! through that first.
 
 use std::{
-    collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -51,9 +50,13 @@ struct Held {
     present: Vec<bool>,
     /// The chunk that the reader comes to next.
     next: usize,
-    /// Pages of those chunks, by their numbers, that have changed since.
-    set_aside: HashMap<usize, Bytes>,
+    /// Of each of those chunks, the pages that have changed since. Not one map of pages: making that larger would hold up the writer for
+    /// milliseconds.
+    set_aside: Vec<Option<Box<Aside>>>,
 }
+
+/// The pages of a chunk that are set aside.
+type Aside = [Option<Bytes>; PAGES];
 
 impl Shadow {
     /// Takes `ranges` of `memory`, which has grown since the last time if it is larger.
@@ -84,8 +87,9 @@ impl Shadow {
         if chunks.frozen.is_some() {
             return None;
         }
-        let present = chunks.chunks.iter().map(Option::is_some).collect();
-        chunks.frozen = Some(Held { present, next: 0, set_aside: HashMap::new() });
+        let present: Vec<bool> = chunks.chunks.iter().map(Option::is_some).collect();
+        let set_aside = present.iter().map(|_| None).collect();
+        chunks.frozen = Some(Held { present, next: 0, set_aside });
         Some(FrozenMemory { shared: Arc::clone(&self.shared), bytes: chunks.chunks.len() * CHUNK_BYTES })
     }
 
@@ -140,9 +144,9 @@ impl Held {
         if number < self.next || !self.present.get(number).is_some_and(|present| *present) {
             return;
         }
+        let aside = self.set_aside[number].get_or_insert_default();
         for page in bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES) {
-            let aside = self.set_aside.entry(number * PAGES + page);
-            aside.or_insert_with(|| chunk[page * PAGE_BYTES..][..PAGE_BYTES].into());
+            aside[page].get_or_insert_with(|| chunk[page * PAGE_BYTES..][..PAGE_BYTES].into());
         }
     }
 }
@@ -162,7 +166,7 @@ struct Passed {
     number: usize,
     chunk: Arc<[u8]>,
     /// What of its pages was set aside.
-    aside: [Option<Bytes>; PAGES],
+    aside: Option<Box<Aside>>,
 }
 
 impl FrozenMemory {
@@ -175,9 +179,9 @@ impl FrozenMemory {
     pub(crate) fn next(&mut self, buffer: &mut [u8; CHUNK_BYTES]) -> Option<usize> {
         let Passed { number, chunk, aside } = self.pass()?;
         buffer.copy_from_slice(&chunk);
-        for (place, aside) in buffer.chunks_exact_mut(PAGE_BYTES).zip(aside) {
+        for (place, aside) in buffer.chunks_exact_mut(PAGE_BYTES).zip(aside.iter().flat_map(|aside| aside.iter())) {
             if let Some(aside) = aside {
-                place.copy_from_slice(&aside);
+                place.copy_from_slice(aside);
             }
         }
         Some(number)
@@ -195,12 +199,7 @@ impl FrozenMemory {
             return None;
         }
         let chunk = Arc::clone(chunks[number].as_ref().expect("chunks never go away"));
-        let mut aside = [const { None }; PAGES];
-        if !held.set_aside.is_empty() {
-            for (page, aside) in aside.iter_mut().enumerate() {
-                *aside = held.set_aside.remove(&(number * PAGES + page));
-            }
-        }
+        let aside = held.set_aside[number].take();
         Some(Passed { number, chunk, aside })
     }
 }

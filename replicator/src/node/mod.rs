@@ -64,7 +64,7 @@ use self::{
 };
 use crate::{
     config::NodeConfig,
-    replication::Strategy,
+    replication::{Role, Strategy},
     seams::{Group, Seams},
     transport::{Envelope, Peers},
 };
@@ -246,6 +246,12 @@ impl Node {
         let running = self.running().ok()?;
         let view = running.strategy.view().borrow().clone();
         view.primary().map(|member| (member.node.clone(), member.client_address.clone()))
+    }
+
+    /// Whether this node is the primary, as far as it knows.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.running().is_ok_and(|running| running.strategy.view().borrow().role == Role::Primary)
     }
 
     /// Makes a cluster of blank nodes, this one among them. Returns the index of the genesis entry.

@@ -39,8 +39,8 @@ pub trait Images: Send + Sync + 'static {
     /// The newest one that is whole.
     fn newest(&self) -> Option<Image>;
 
-    /// Gets an image of `at_least` from that disk's node, or goes on getting it, and keeps it. The log is as it was.
-    fn get(&self, from: DiskId, at_least: Position) -> BoxFuture<'static, Result<Image, String>>;
+    /// Gets an image of `at_least` from a peer, or goes on getting it, and keeps it. The log is as it was.
+    fn get(&self, at_least: Position) -> BoxFuture<'static, Result<Image, String>>;
 
     /// Puts the image of that position into the machine, in place of its state. Ends when the machine goes on from there.
     fn enter(&self, at: Position) -> BoxFuture<'static, Result<(), String>>;
@@ -228,7 +228,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn imaged(&self, purge: LogIndex) -> BoxFuture<'_, ()>;
 
     /// The primary's order to go on from an image, as its log begins later.
-    fn on_install(&self, from: DiskId, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;
+    fn on_install(&self, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;
 
     /// The chain, in chain mode.
     fn chain(&self) -> Option<ChainView>;

@@ -190,7 +190,7 @@ impl PeerService for PeerApi {
         let request = request.into_inner();
         let envelope = envelope(request.envelope)?;
         let running = self.node.admit(&envelope).await?;
-        let payload = running.strategy.on_install(envelope.from, request.payload).await?;
+        let payload = running.strategy.on_install(request.payload).await?;
         Ok(Response::new(pb::InstallResponse { payload }))
     }
 
@@ -229,12 +229,15 @@ impl PeerService for PeerApi {
         &self,
         request: Request<pb::FetchImageRequest>,
     ) -> Result<Response<Self::FetchImageStream>, Status> {
-        let pb::FetchImageRequest { cluster_id, lineage, epoch, log_index, known_manifest, offset } =
+        let pb::FetchImageRequest { cluster_id, lineage, epoch, log_index, known_manifest, offset, not_of_primary } =
             request.into_inner();
         let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
         // Whoever belongs to this history may have its images: a new disk knows none of ours yet.
         if cluster.is_none() || cluster != self.node.status().cluster {
             return Err(Status::failed_precondition("this node takes no part in that cluster's history"));
+        }
+        if not_of_primary && self.node.is_primary() {
+            return Err(Status::unavailable("this node is the primary; another one's image is wanted first"));
         }
         let at_least = Position::new(epoch, log_index);
         let served = self.node.serve_image(at_least, &known_manifest, offset).await;

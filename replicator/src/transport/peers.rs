@@ -488,13 +488,14 @@ impl PeerChannel {
     /// Fetches an image of at least that position, from `offset` on if it is still the one with the manifest `known`.
     ///
     /// # Errors
-    /// If the peer has none, or doesn't answer.
+    /// If the peer has none, doesn't answer, or is the primary and `not_of_primary` is set.
     pub async fn fetch_image(
         &self,
         cluster: (ClusterId, Lineage),
         at_least: Position,
         known: Option<Bytes>,
         offset: u64,
+        not_of_primary: bool,
     ) -> Result<ImageParts, TransportError> {
         let (cluster_id, lineage) = split_cluster(Some(cluster));
         let request = pb::FetchImageRequest {
@@ -504,6 +505,7 @@ impl PeerChannel {
             log_index: at_least.index.0,
             known_manifest: known.unwrap_or_default(),
             offset,
+            not_of_primary,
         };
         Ok(ImageParts(within(IMAGE_PART_MAX, self.client.clone().fetch_image(request)).await?.into_inner()))
     }

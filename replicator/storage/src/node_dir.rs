@@ -134,7 +134,7 @@ impl NodeDir {
         let FoundMeta { meta, mut generation, damages, outdated } = found;
         if outdated || !damages.is_empty() {
             generation += 1;
-            meta::write(&path, generation, &meta)?;
+            write_meta(&path, generation, &meta)?;
         }
         let current = RwLock::new(Arc::new(meta.clone()));
         let state = Mutex::new(State { meta, generation, failed: None });
@@ -302,7 +302,7 @@ impl NodeDir {
         }
         state.meta.assert_may_become(&next);
         let (path, generation) = (&self.shared.path, state.generation + 1);
-        if let Err(error) = spare::with_room(path, || meta::write(path, generation, &next)) {
+        if let Err(error) = write_meta(path, generation, &next) {
             state.failed = Some(error.to_string().into());
             return Err(error);
         }
@@ -371,8 +371,13 @@ fn create_blank(path: &Path, node: &str) -> Result<FoundMeta, StorageError> {
 
 fn create(path: &Path, meta: Meta) -> Result<FoundMeta, StorageError> {
     let generation = 1;
-    meta::write(path, generation, &meta)?;
+    write_meta(path, generation, &meta)?;
     Ok(FoundMeta { meta, generation, damages: Vec::new(), outdated: false })
+}
+
+/// Writes both files of the meta, on a full disk in the room that is kept for them.
+fn write_meta(path: &Path, generation: u64, meta: &Meta) -> Result<(), StorageError> {
+    spare::with_room(path, || meta::write(path, generation, meta))
 }
 
 /// What opening the folder did about a damage of one of the two files.

@@ -20,15 +20,16 @@ pub(crate) const SPARE_BYTES: u64 = 256 << 10;
 /// Writes something small to the folder; if there is no room for it, gives the spare file up and writes it again.
 ///
 /// # Errors
-/// `write`'s.
+/// [`StorageError::Full`] if there is no such room any more; `write`'s others.
 pub(crate) fn with_room(dir: &Path, mut write: impl FnMut() -> Result<(), StorageError>) -> Result<(), StorageError> {
-    match write() {
+    let written = match write() {
         Err(error) if is_full(&error) && fs::remove_file(dir.join(SPARE_FILE)).is_ok() => {
             tracing::warn!(dir = %dir.display(), "the disk is full: the room that was kept for this node's promises is given up");
             write()
         }
         written => written,
-    }
+    };
+    written.map_err(|error| disk_room::full_or(error, dir, SPARE_BYTES))
 }
 
 fn is_full(error: &StorageError) -> bool {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use replicator_storage::{SnapshotManifest, SnapshotPiece, SnapshotReceiver, StorageError};
-use replicator_types::{DiskId, Position, codec};
+use replicator_types::{Position, codec};
 use tokio::sync::mpsc;
 
 use super::{CatchUp, NodeImages};
@@ -19,8 +19,6 @@ use crate::{
 struct Source {
     node: String,
     address: String,
-    /// Its disk, if that is known.
-    disk: Option<DiskId>,
 }
 
 /// Pieces that may wait to be written.
@@ -29,13 +27,13 @@ const PIECES_AHEAD: usize = 4;
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
 impl NodeImages {
-    /// An image of `at_least`: what is here, or one of a peer's. Others are asked before `first`, which may be the primary and has enough to do.
-    pub(super) async fn fetch(self: &Arc<Self>, first: DiskId, at_least: Position) -> Result<Image, String> {
+    /// An image of `at_least`: what is here, or one of a peer's. The primary, which has enough to do, is asked last.
+    pub(super) async fn fetch(self: &Arc<Self>, at_least: Position) -> Result<Image, String> {
         let _alone = self.fetching.lock().await;
         if let Some(image) = self.newest().filter(|image| image.position >= at_least) {
             return Ok(image);
         }
-        let fetched = self.fetch_from_any(first, at_least).await;
+        let fetched = self.fetch_from_any(at_least).await;
         if let Err(why) = &fetched {
             let lacking = Some((at_least, why.clone()));
             if self.lacking.send_replace(lacking.clone()) != lacking {
@@ -45,12 +43,10 @@ impl NodeImages {
         fetched
     }
 
-    async fn fetch_from_any(self: &Arc<Self>, first: DiskId, at_least: Position) -> Result<Image, String> {
+    async fn fetch_from_any(self: &Arc<Self>, at_least: Position) -> Result<Image, String> {
         let mut why = "no peer is known".to_owned();
-        let mut peers = self.others();
-        peers.sort_by_key(|peer| peer.disk == Some(first));
-        for peer in peers {
-            match self.fetch_from(&peer, at_least).await {
+        for (peer, not_of_primary) in self.in_turn() {
+            match self.fetch_from(&peer, at_least, not_of_primary).await {
                 Ok(manifest) => {
                     self.set_newest(&manifest);
                     return self.newest().ok_or_else(|| "it was removed".to_owned());
@@ -63,8 +59,8 @@ impl NodeImages {
 
     /// For a machine that has nothing to go on from.
     pub(super) async fn fetch_from_anyone(self: &Arc<Self>, at_least: Position) -> Option<SnapshotManifest> {
-        for peer in self.others() {
-            match self.fetch_from(&peer, at_least).await {
+        for (peer, not_of_primary) in self.in_turn() {
+            match self.fetch_from(&peer, at_least, not_of_primary).await {
                 Ok(manifest) => match self.machine_enters(manifest.position()).await {
                     Ok(()) => return Some(manifest),
                     Err(error) => tracing::warn!(peer = peer.node, %error, "its image can't be used"),
@@ -75,34 +71,40 @@ impl NodeImages {
         None
     }
 
+    /// All peers, as long as they aren't the primary; and then all, whatever they are.
+    fn in_turn(&self) -> impl Iterator<Item = (Source, bool)> + use<> {
+        let (first, second) = (self.others(), self.others());
+        first.into_iter().map(|peer| (peer, true)).chain(second.into_iter().map(|peer| (peer, false)))
+    }
+
     /// The members that are known, and who is configured: a new disk knows no members yet.
     fn others(&self) -> Vec<Source> {
         let meta = self.dir.meta();
         let members = meta.members.iter().filter(|member| member.disk != meta.disk);
-        let mut sources: Vec<Source> = members
-            .map(|member| Source {
-                node: member.node.clone(),
-                address: member.peer_address.clone(),
-                disk: Some(member.disk),
-            })
-            .collect();
+        let mut sources: Vec<Source> =
+            members.map(|member| Source { node: member.node.clone(), address: member.peer_address.clone() }).collect();
         for peer in &self.configured {
             if sources.iter().all(|source| source.node != *peer.name.as_str()) {
                 let (node, address) = (peer.name.to_string(), peer.peer_address.to_string());
-                sources.push(Source { node, address, disk: None });
+                sources.push(Source { node, address });
             }
         }
         sources
     }
 
-    async fn fetch_from(self: &Arc<Self>, peer: &Source, at_least: Position) -> Result<SnapshotManifest, String> {
+    async fn fetch_from(
+        self: &Arc<Self>,
+        peer: &Source,
+        at_least: Position,
+        not_of_primary: bool,
+    ) -> Result<SnapshotManifest, String> {
         let began = Instant::now();
         let channel = self.peers.channel(&peer.address).map_err(|error| error.to_string())?;
         let mut receiver = self.receiver(None).await?;
         let known = receiver.as_ref().map(|receiver| codec::encode(receiver.manifest()).into());
         let offset = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
         let cluster = self.dir.meta().cluster.ok_or("this node belongs to no cluster yet")?;
-        let asked = channel.fetch_image(cluster, at_least, known, offset).await;
+        let asked = channel.fetch_image(cluster, at_least, known, offset, not_of_primary).await;
         let mut parts = asked.map_err(|error| error.to_string())?;
         match parts.next().await.map_err(|error| error.to_string())? {
             Some(ImagePart::Manifest(bytes)) => {

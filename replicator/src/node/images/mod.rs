@@ -23,7 +23,7 @@ use replicator_machine::{Halt, ImageError, Machine, ModuleSource};
 use replicator_storage::{
     DiskLog, Log, NodeDir, Repair, SnapshotManifest, SnapshotOptions, SnapshotStore, StorageError,
 };
-use replicator_types::{DiskId, LogIndex, Position};
+use replicator_types::{LogIndex, Position};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -317,11 +317,11 @@ impl Images for Arc<NodeImages> {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn get(&self, from: DiskId, at_least: Position) -> BoxFuture<'static, Result<Image, String>> {
+    fn get(&self, at_least: Position) -> BoxFuture<'static, Result<Image, String>> {
         let images = self.clone();
         let runtime = self.runtime.clone();
         async move {
-            let got = runtime.spawn(async move { images.fetch(from, at_least).await });
+            let got = runtime.spawn(async move { images.fetch(at_least).await });
             got.await.map_err(|error| error.to_string())?
         }
         .boxed()

@@ -4,10 +4,9 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
-/// A piece, in bytes: its message is made by the thread of the group, which has more to do. Less where the rate is bounded, so that none takes more
-/// than about a tenth of a second. Small in tests, so that small images are
-/// cut between pieces too.
-const PIECE_BYTES: usize = if cfg!(test) { 16 << 10 } else { 512 << 10 };
+/// A piece, in bytes: few, as its message is made by the thread of the group, which has more to do. Less where the rate is bounded, so that none takes
+/// more than about a tenth of a second. Small in tests, so that small images are cut between pieces too.
+const PIECE_BYTES: usize = if cfg!(test) { 16 << 10 } else { 128 << 10 };
 const PIECE_BYTES_MIN: u64 = 4 << 10;
 
 /// Bounds the bytes per second of one transfer, if there is a bound.

@@ -55,21 +55,28 @@ impl NodeImages {
     /// Takes an image whenever it is due. Where one can't be taken (a full disk, say) the log grows, and the next batch tries again.
     pub(in crate::node) async fn keep_taking(self: Arc<Self>, running: Arc<Running>, policy: Policy) {
         let mut state = self.applier.state.clone();
-        let mut retry_at = 0;
+        let mut due_at = self.first_due(policy);
         loop {
-            let due = |bytes: u64| bytes >= policy.log_bytes.max(retry_at);
-            if state.wait_for(|state| due(state.bytes_since_image)).await.is_err() {
+            if state.wait_for(|state| state.bytes_since_image >= due_at).await.is_err() {
                 return;
             }
             match self.take(&*running.strategy, &running).await {
-                Ok(_) => retry_at = 0,
+                Ok(_) => due_at = policy.log_bytes,
                 Err(TakeError::Halted) => return,
                 Err(error) => {
                     tracing::warn!(%error, "no image was taken; the log is kept and grows");
-                    retry_at = state.borrow().bytes_since_image + policy.log_bytes / 4;
+                    due_at = policy.log_bytes.max(state.borrow().bytes_since_image + policy.log_bytes / 4);
                 }
             }
         }
+    }
+
+    /// The first image comes earlier at some nodes than at others, so that they don't take theirs at the same time: all apply the same bytes.
+    fn first_due(&self, policy: Policy) -> u64 {
+        let meta = self.dir.meta();
+        let before = self.configured.iter().filter(|peer| *peer.name.as_str() < *meta.node).count() as u64;
+        let share = policy.log_bytes / (self.configured.len() as u64 + 1);
+        policy.log_bytes - before * share
     }
 
     /// Takes one now, and lets the log before the one before go.

@@ -15,7 +15,7 @@ use std::{
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use replicator_storage::{DiskLogOptions, MemberMemory, SnapshotInfo};
-use replicator_types::{ClusterId, Lineage, ModuleHash};
+use replicator_types::{ClusterId, DiskId, Lineage, ModuleHash};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
@@ -337,7 +337,7 @@ impl Transfer {
         self.wires.limit(to, from);
         let fresh = Peers::new(self.seams.network.clone());
         self.images.as_mut().and_then(Arc::get_mut).expect("nobody else fetches").peers = fresh;
-        let fetched = self.images().fetch(DiskId(1), position()).await;
+        let fetched = self.images().fetch(position()).await;
         match &fetched {
             Ok(_) => assert_eq!(self.installed(), std::slice::from_ref(&self.manifest), "cut at {to}, {from}"),
             Err(why) => {
@@ -361,10 +361,10 @@ impl Transfer {
     /// Goes on without a cut, and checks that all of it comes. Returns how many bytes that took.
     async fn complete(&mut self, what: &str) -> u64 {
         self.wires.limit(u64::MAX, u64::MAX);
-        let mut fetched = self.images().fetch(DiskId(1), position()).await;
+        let mut fetched = self.images().fetch(position()).await;
         if fetched.is_err() {
             // The first to use the broken connection may be who hears of it.
-            fetched = self.images().fetch(DiskId(1), position()).await;
+            fetched = self.images().fetch(position()).await;
         }
         fetched.unwrap_or_else(|why| panic!("{what}: {why}"));
         self.check(what);

@@ -296,7 +296,7 @@ impl Strategy for Chain {
         std::future::ready(()).boxed()
     }
 
-    fn on_install(&self, _: DiskId, _: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
+    fn on_install(&self, _: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
         let refused = PeerMessageError::Malformed("this cluster runs in chain mode".into());
         std::future::ready(Err(refused)).boxed()
     }

@@ -342,11 +342,11 @@ impl Strategy for Majority {
         .boxed()
     }
 
-    fn on_install(&self, from: DiskId, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
+    fn on_install(&self, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>> {
         async move {
             let WireInstall(vote, at_least) = decoded(&payload)?;
             let images = self.images.as_ref().ok_or_else(|| PeerMessageError::Malformed("no images here".into()))?;
-            let image = images.get(from, at_least).await.map_err(PeerMessageError::Stopped)?;
+            let image = images.get(at_least).await.map_err(PeerMessageError::Stopped)?;
             // What the leader has is of its own term at most; openraft panics at anything else.
             if image.position.epoch.0 > vote.leader_id.term {
                 return Err(PeerMessageError::Malformed("the image is of a later term than its leader".into()));

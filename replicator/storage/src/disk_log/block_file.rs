@@ -50,6 +50,12 @@ impl DerefMut for BlockBuffer {
     }
 }
 
+impl std::fmt::Debug for BlockBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockBuffer({})", self.bytes)
+    }
+}
+
 /// When what was written is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durable {

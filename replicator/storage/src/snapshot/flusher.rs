@@ -1,7 +1,4 @@
-//! Has a file that is received written to the disk while it grows.
-//!
-//! So that the last fsync is short, and the disk works while the network does. It also keeps a large image from reaching the disk all
-//! at once, when the log's flushes would wait behind it.
+//! Has a file that is saved elsewhere written to the disk while it grows, so that the last fsync is short, and the disk works while the network does.
 
 use std::{
     fs::File,

@@ -8,6 +8,7 @@ mod behind;
 mod chunk;
 mod flusher;
 mod folder;
+mod growing;
 mod manifest;
 mod reader;
 mod receiver;

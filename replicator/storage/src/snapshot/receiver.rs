@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 
-use super::{Claim, Shared, SnapshotManifest, SnapshotPiece, flusher::Flusher, reader::DataFile};
+use super::{Claim, Shared, SnapshotManifest, SnapshotPiece, growing::GrowingFile, reader::DataFile};
 use crate::{StorageError, atomic_file, disk_room};
 
 /// The manifest of what is being received.
@@ -24,11 +24,9 @@ pub(super) const IMAGE_FILE: &str = "receiving.image";
 pub struct SnapshotReceiver {
     store: Arc<Shared>,
     manifest: SnapshotManifest,
-    file: File,
+    /// What of the data file is here.
+    file: GrowingFile,
     sha256: Sha256,
-    /// How many bytes of the data file are here.
-    received: u64,
-    flusher: Flusher,
     /// A write failed, so what the file holds is known only after it is read again.
     failed: bool,
     _claim: Claim,
@@ -54,8 +52,8 @@ impl SnapshotReceiver {
         file.set_len(received).map_err(StorageError::io("shorten", &path))?;
         let missing = manifest.data_bytes - received;
         disk_room::require(&store.path, missing.saturating_add(store.options.spare_bytes))?;
-        let flusher = Flusher::start(&file).map_err(StorageError::io("start the thread that flushes", &path))?;
-        Ok(Self { store, manifest, file, sha256, received, flusher, failed: false, _claim: claim })
+        let file = GrowingFile::open(&path, received)?;
+        Ok(Self { store, manifest, file, sha256, failed: false, _claim: claim })
     }
 
     /// What is received.
@@ -67,7 +65,7 @@ impl SnapshotReceiver {
     /// The byte of the data file that is wanted next: 0 at first, its size when all of it is here.
     #[must_use]
     pub fn resume_at(&self) -> u64 {
-        self.received
+        self.file.bytes()
     }
 
     /// Takes the next piece. It isn't durable on return.
@@ -82,25 +80,23 @@ impl SnapshotReceiver {
         if self.failed {
             return Err(StorageError::failed(format!("a piece of {} couldn't be written before", path.display())));
         }
-        if *offset != self.received {
-            return Err(StorageError::PieceOutOfOrder { offset: *offset, wanted: self.received });
+        let received = self.file.bytes();
+        if *offset != received {
+            return Err(StorageError::PieceOutOfOrder { offset: *offset, wanted: received });
         }
         if !piece.is_whole() {
             return Err(StorageError::PieceDamaged { offset: *offset });
         }
-        let end = self.received + bytes.len() as u64;
+        let end = received + bytes.len() as u64;
         if end > self.manifest.data_bytes {
             let what = format!("a piece up to byte {end}, beyond the {} of its manifest", self.manifest.data_bytes);
             return Err(StorageError::damaged_snapshot(path, *offset, what));
         }
-        if let Err(error) = self.file.write_all_at(bytes, self.received) {
+        if let Err(error) = self.file.append(bytes) {
             self.failed = true;
-            let missing = self.manifest.data_bytes - self.received;
-            return Err(disk_room::full_or(StorageError::io("write", &path)(error), &self.store.path, missing));
+            return Err(disk_room::full_or(error, &self.store.path, self.manifest.data_bytes - received));
         }
         self.sha256.update(bytes);
-        self.received = end;
-        self.flusher.wrote(bytes.len());
         Ok(())
     }
 
@@ -110,12 +106,13 @@ impl SnapshotReceiver {
     /// [`StorageError::PieceOutOfOrder`] if bytes are missing; what came is kept. [`StorageError::DamagedSnapshot`] if the file isn't the one of the
     /// manifest: then what came is dropped, and receiving begins anew. Others if something can't be written or fsynced.
     pub fn finish(self) -> Result<SnapshotManifest, StorageError> {
-        let Self { store, manifest, file, sha256, received, mut flusher, failed, _claim } = self;
+        let Self { store, manifest, file, sha256, failed, _claim } = self;
         let path = store.path.join(IMAGE_FILE);
-        if failed || received != manifest.data_bytes {
-            return Err(StorageError::PieceOutOfOrder { offset: manifest.data_bytes, wanted: received });
+        if failed || file.bytes() != manifest.data_bytes {
+            return Err(StorageError::PieceOutOfOrder { offset: manifest.data_bytes, wanted: file.bytes() });
         }
         if <[u8; 32]>::from(sha256.finalize()) != manifest.data_sha256 {
+            drop(file);
             forget(&store.path)?;
             return Err(StorageError::damaged_snapshot(
                 path,
@@ -123,7 +120,7 @@ impl SnapshotReceiver {
                 "what was received has another SHA-256 than its manifest says",
             ));
         }
-        flusher.finish().and_then(|()| file.sync_all()).map_err(StorageError::io("fsync", &path))?;
+        file.finish().map_err(|error| disk_room::full_or(error, &store.path, manifest.data_bytes))?;
         store.install(&path, &manifest)?;
         forget(&store.path)?;
         Ok(manifest)

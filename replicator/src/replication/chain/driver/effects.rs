@@ -57,7 +57,7 @@ impl Driver {
     }
 
     fn get_image(&self, from: DiskId, at_least: Position) {
-        let (got, inputs) = (self.parts.images.get(from, at_least), self.parts.inputs.clone());
+        let (got, inputs) = (self.parts.images.get(at_least), self.parts.inputs.clone());
         tokio::spawn(async move {
             let got = got.await.map(|image| image.position);
             let got = got.inspect_err(|error| tracing::warn!(%from, error, "no image came; another source is asked"));
