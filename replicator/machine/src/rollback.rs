@@ -117,8 +117,25 @@ pub(crate) struct Journal {
 impl Journal {
     /// Begins with a copy of `guest`, whose memory file is `file`.
     pub(crate) fn new(guest: &mut Guest, file: &MemoryFile) -> Result<Self, Halt> {
-        let mut journal = Self {
-            shadow: Shadow::default(),
+        let mut journal = Self::empty(Shadow::default(), file);
+        journal.renew(guest, file)?;
+        Ok(journal)
+    }
+
+    /// Begins anew with a copy of another module's instance. What this one holds goes away before that, so that the copy finds its room; but what
+    /// a reader of it still needs stays.
+    pub(crate) fn succeed(&mut self, guest: &mut Guest, file: &MemoryFile) -> Result<(), Halt> {
+        self.tracker = None;
+        let (shadow, copy_longest) = (std::mem::take(&mut self.shadow).successor(), self.copy_longest);
+        *self = Self::empty(shadow, file);
+        self.renew(guest, file)?;
+        self.copy_longest = copy_longest; // This one is a part of the swap's pause, and no image's.
+        Ok(())
+    }
+
+    fn empty(shadow: Shadow, file: &MemoryFile) -> Self {
+        Self {
+            shadow,
             memory_bytes: 0,
             globals: Vec::new(),
             input: 0,
@@ -129,9 +146,7 @@ impl Journal {
             calls_max: CALLS_MAX / 8,
             copy_longest: CopyTime::default(),
             ranges: Vec::new(),
-        };
-        journal.renew(guest, file)?;
-        Ok(journal)
+        }
     }
 
     /// Takes a new copy.
