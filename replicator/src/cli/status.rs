@@ -116,7 +116,8 @@ pub(super) fn state_name(state: NodeState) -> String {
 
 /// Prints the table, and below it what the nodes have to say.
 pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
-    let head = ["node", "state", "epoch", "log", "committed", "applied", "digest", "sessions", "memory", "address"];
+    let head =
+        ["node", "state", "epoch", "log", "committed", "applied", "digest", "sessions", "memory", "version", "address"];
     let mut table = output::table(&head);
     let mut notes = Vec::new();
     for node in nodes {
@@ -132,6 +133,7 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
                     format!("{:016x}", status.state_digest),
                     status.sessions.to_string(),
                     output::bytes(status.memory_bytes),
+                    status.version.clone(),
                     node.endpoint.clone(),
                 ]);
                 if let Some(catching_up) = status.restart.as_ref().and_then(restart::line) {
@@ -154,7 +156,7 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
         }
     }
     output::print_table(&mut table)?;
-    for line in chain::lines(nodes) {
+    for line in module_lines(nodes).into_iter().chain(chain::lines(nodes)) {
         writeln!(anstream::stdout(), "{line}")?;
     }
     let yellow = output::paint(AnsiColor::Yellow);
@@ -162,6 +164,24 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
         writeln!(anstream::stdout(), "{yellow}{node}:{yellow:#} {note}")?;
     }
     Ok(())
+}
+
+/// What runs, and where, if that isn't the same everywhere.
+fn module_lines(nodes: &[Surveyed]) -> Vec<String> {
+    let mut running: BTreeMap<(&[u8], u64), (&str, Vec<&str>)> = BTreeMap::new();
+    let replicas = nodes.iter().filter_map(|node| node.status.as_ref().ok());
+    let replicas: Vec<&StatusResponse> = replicas.filter(|status| !status.module_sha256.is_empty()).collect();
+    for status in &replicas {
+        let which = (&status.module_sha256[..], status.module_since_log_index);
+        running.entry(which).or_insert((&status.module_description, Vec::new())).1.push(&status.node_id);
+    }
+    let everywhere = running.len() == 1;
+    let line = |((hash, since), (description, nodes)): ((&[u8], u64), (&str, Vec<&str>))| {
+        let since = if since == 0 { String::new() } else { format!(", since log index {since}") };
+        let at = if everywhere { String::new() } else { format!(" at {}", nodes.join(", ")) };
+        format!("module {} ({description}){since}{at}", &output::hex(hash)[..12])
+    };
+    running.into_iter().map(line).collect()
 }
 
 /// A node for programs.
@@ -188,7 +208,11 @@ pub(super) fn node_json(node: &Surveyed) -> Value {
             "state_digest": format!("{:016x}", status.state_digest),
             "module_sha256": output::hex(&status.module_sha256),
             "module": status.module_description,
+            "module_since_log_index": status.module_since_log_index,
+            "previous_module_sha256": output::hex(&status.previous_module_sha256),
+            "module_paused_us": status.module_paused_us,
             "engine": status.engine,
+            "awaited_engine": status.awaited_engine,
             "sessions": status.sessions,
             "memory_bytes": status.memory_bytes,
             "traps": status.traps,
