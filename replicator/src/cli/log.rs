@@ -244,6 +244,8 @@ fn described(record: &LoggedRecord, framed: bool) -> String {
         }
         Command::Tick => "tick".into(),
         Command::Recover { replaces, lineage } => format!("recovery: lineage {lineage} after {replaces}"),
+        Command::Activate { module, expected } => format!("activate module {module} in place of {expected}"),
+        Command::Upgrade { from, to } => format!("engine barrier: {to} after {from}"),
     }
 }
 
