@@ -42,7 +42,9 @@ pub(super) async fn run(args: UpgradeArgs) -> Result<(), Failure> {
     if from == to {
         match args.output.output {
             Format::Json => output::print_json(&json!({ "engine": to, "log_index": null }))?,
-            Format::Table => println!("the cluster runs on this engine already ({to}): restart the nodes one after the other"),
+            Format::Table => {
+                println!("the cluster runs on this engine already ({to}): restart the nodes one after the other")
+            }
         }
         return Ok(());
     }
@@ -65,9 +67,13 @@ pub(super) async fn run(args: UpgradeArgs) -> Result<(), Failure> {
 
 /// The engine of all replicas, and the address of one.
 fn in_force(nodes: &[Surveyed]) -> anyhow::Result<(String, String)> {
-    let silent: Vec<&str> = nodes.iter().filter(|node| node.status.is_err()).map(|node| node.endpoint.as_str()).collect();
+    let silent: Vec<&str> =
+        nodes.iter().filter(|node| node.status.is_err()).map(|node| node.endpoint.as_str()).collect();
     if !silent.is_empty() {
-        bail!("{} doesn't answer: an upgrade needs all nodes, as who is away would have to join anew. Nothing was done", silent.join(", "));
+        bail!(
+            "{} doesn't answer: an upgrade needs all nodes, as who is away would have to join anew. Nothing was done",
+            silent.join(", ")
+        );
     }
     let answers = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
     let replicas: Vec<_> = answers.filter(|(_, status)| !status.witness).collect();
@@ -82,6 +88,9 @@ fn in_force(nodes: &[Surveyed]) -> anyhow::Result<(String, String)> {
             Ok(((*engine).to_owned(), node.endpoint.clone()))
         }
         (None, _) => Err(anyhow!("no replica answers")),
-        _ => bail!("the replicas' programs have different engines: {}", engines.into_iter().collect::<Vec<_>>().join("; ")),
+        _ => bail!(
+            "the replicas' programs have different engines: {}",
+            engines.into_iter().collect::<Vec<_>>().join("; ")
+        ),
     }
 }

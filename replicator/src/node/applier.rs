@@ -12,7 +12,8 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{
-    Command, CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, ModuleSpan, Outcome, Push, QueryOutcome, Refusal,
+    Command, CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, ModuleSpan, Outcome, Push, QueryOutcome,
+    Refusal,
 };
 use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -41,9 +41,7 @@ pub use self::{
     applier::AppliedState,
     founding::Founding,
     images::{CatchUp, ImageUnusable, Saving, TakenImage},
-    modules::{
-        ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, RemoveModuleError, StoreModuleError,
-    },
+    modules::{ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, RemoveModuleError, StoreModuleError},
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},

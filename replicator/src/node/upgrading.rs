@@ -37,7 +37,9 @@ impl Node {
     /// [`NodeError::OutcomeUnknown`]: ask for `status`. After any other error nothing has changed.
     pub async fn upgrade_engine(&self, from: String, to: String, deadline: Instant) -> Result<LogIndex, UpgradeError> {
         if from == to || to.is_empty() {
-            return Err(UpgradeError::Bad(format!("the engine {to:?} is no other than {from:?}: nothing to upgrade to")));
+            return Err(UpgradeError::Bad(format!(
+                "the engine {to:?} is no other than {from:?}: nothing to upgrade to"
+            )));
         }
         let done = self.submit(Command::Upgrade { from, to }, deadline).await?;
         match done.outcome {

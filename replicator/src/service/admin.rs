@@ -125,6 +125,7 @@ impl AdminService for AdminApi {
             }
             state_hash = hashed.0.0;
         }
+        let previous = module_bytes(status.applied.previous_module());
         let chain = status.chain.take().map(|chain| chain_message(chain, &status.members));
         let (cluster_id, lineage) = split_cluster(status.cluster);
         Ok(Response::new(pb::StatusResponse {
@@ -172,7 +173,7 @@ impl AdminService for AdminApi {
             disk_free_bytes: status.room.free_bytes,
             disk_full: !status.room.open,
             module_since_log_index: status.applied.modules.last().map_or(0, |span| span.from.index.0),
-            previous_module_sha256: module_bytes(status.applied.previous_module()),
+            previous_module_sha256: previous,
             awaited_engine: status.applied.awaited_engine.unwrap_or_default(),
             module_paused_us: status.applied.last_switch.map_or(0, |(_, paused)| modules::micros(paused)),
         }))

@@ -65,7 +65,9 @@ impl ApiError {
             StoreModuleError::TooLarge => (Code::InvalidArgument, Reason::ModuleTooLarge),
             StoreModuleError::Corrupt { .. } => (Code::DataLoss, Reason::ModuleCorrupt),
             StoreModuleError::Storage(StorageError::Full { .. }) => (Code::ResourceExhausted, Reason::DiskFull),
-            StoreModuleError::Storage(_) | StoreModuleError::Thread(_) | StoreModuleError::Host(_) => (Code::Internal, Reason::NotReady),
+            StoreModuleError::Storage(_) | StoreModuleError::Thread(_) | StoreModuleError::Host(_) => {
+                (Code::Internal, Reason::NotReady)
+            }
         };
         Self::new(code, reason, error.to_string())
     }

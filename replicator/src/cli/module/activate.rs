@@ -136,7 +136,10 @@ fn tell(common: &Common, done: pb::ActivateModuleResponse) -> Result<(), Failure
     }
     if !done.lacking_node_ids.is_empty() {
         let lacking = done.lacking_node_ids.join(", ");
-        output::note(common.output.output, &format!("{lacking} did not have the module yet, and will fetch it from the others at that index"));
+        output::note(
+            common.output.output,
+            &format!("{lacking} did not have the module yet, and will fetch it from the others at that index"),
+        );
     }
     Ok(())
 }

@@ -63,8 +63,10 @@ fn module_json(module: &pb::Module) -> Value {
 }
 
 fn print(modules: &[pb::Module]) -> anyhow::Result<()> {
-    let nodes: Vec<&str> =
-        modules.first().map(|module| module.nodes.iter().map(|node| node.node_id.as_str()).collect()).unwrap_or_default();
+    let nodes: Vec<&str> = modules
+        .first()
+        .map(|module| module.nodes.iter().map(|node| node.node_id.as_str()).collect())
+        .unwrap_or_default();
     let head = ["module", "", "app", "version", "schema", "size", "ran from"];
     let head: Vec<&str> = head.into_iter().chain(nodes).collect();
     let mut table = output::table(&head);

@@ -109,14 +109,18 @@ impl Nodes {
             return Ok(hash);
         }
         if digits.len() < DIGITS_MIN || !is_hex(digits) {
-            bail!("{digits:?} is no file, and no hash: give at least {DIGITS_MIN} of its hexadecimal digits, as `replicator module list` shows them");
+            bail!(
+                "{digits:?} is no file, and no hash: give at least {DIGITS_MIN} of its hexadecimal digits, as `replicator module list` shows them"
+            );
         }
         let modules = self.list().await?;
         let begins = |module: &&pb::Module| output::hex(&module.sha256).starts_with(&digits.to_lowercase());
         let mut found = modules.iter().filter(begins);
         match (found.next(), found.next()) {
             (Some(module), None) => Ok(module.sha256.to_vec()),
-            (None, _) => bail!("no replica that answers has a module {digits}…; `replicator module list` shows those there are"),
+            (None, _) => {
+                bail!("no replica that answers has a module {digits}…; `replicator module list` shows those there are")
+            }
             (Some(_), Some(_)) => bail!("several modules begin with {digits}; give more of the digits"),
         }
     }

@@ -19,8 +19,10 @@ use super::{
 const LIST_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
-#[command(after_help = "A replica refuses while it needs the module: it runs, or ran before the active one, or the log and the images that are kept name it. One that is away
-keeps it. Exit code 0: no replica that answers has it any more.")]
+#[command(
+    after_help = "A replica refuses while it needs the module: it runs, or ran before the active one, or the log and the images that are kept name it. One that is away
+keeps it. Exit code 0: no replica that answers has it any more."
+)]
 pub(in crate::cli) struct RemoveArgs {
     /// The first digits of its hash
     #[arg(value_name = "HASH")]
@@ -54,9 +56,7 @@ pub(super) async fn run(args: RemoveArgs) -> Result<(), Failure> {
     }
     match args.output.output {
         Format::Json => {
-            let node = |(node, told): &(String, Result<&str, String>)| {
-                json!({ "node_id": node, "result": told.as_ref().ok(), "refused": told.as_ref().err() })
-            };
+            let node = |(node, told): &(String, Result<&str, String>)| json!({ "node_id": node, "result": told.as_ref().ok(), "refused": told.as_ref().err() });
             let nodes: Vec<Value> = nodes.iter().map(node).collect();
             output::print_json(&json!({ "sha256": output::hex(&hash), "nodes": nodes }))?;
         }

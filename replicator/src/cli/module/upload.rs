@@ -35,7 +35,9 @@ const SILENT_MAX: Duration = Duration::from_secs(3);
 const SEND_MAX: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code 0: a majority of the replicas is ready to run it, and none refuses it. Those that are away get it later.")]
+#[command(
+    after_help = "Exit code 0: a majority of the replicas is ready to run it, and none refuses it. Those that are away get it later."
+)]
 pub(in crate::cli) struct UploadArgs {
     /// The module
     #[arg(value_name = "FILE.wasm")]
@@ -110,9 +112,7 @@ impl Uploaded {
 }
 
 pub(super) fn nodes_json(nodes: &[pb::NodeModule]) -> Value {
-    let node = |node: &pb::NodeModule| {
-        json!({ "node_id": node.node_id, "state": nodes::state_name(node.state()), "detail": node.detail })
-    };
+    let node = |node: &pb::NodeModule| json!({ "node_id": node.node_id, "state": nodes::state_name(node.state()), "detail": node.detail });
     nodes.iter().map(node).collect()
 }
 
@@ -182,7 +182,11 @@ mod tests {
     fn a_majority_must_be_ready_and_nobody_may_refuse() {
         use pb::ModuleState::{Checking, Missing, Ready, Refused, Unknown};
         let judged = |states: &[pb::ModuleState]| {
-            let node = |state: &pb::ModuleState| pb::NodeModule { node_id: "n".into(), state: (*state).into(), detail: "no".into() };
+            let node = |state: &pb::ModuleState| pb::NodeModule {
+                node_id: "n".into(),
+                state: (*state).into(),
+                detail: "no".into(),
+            };
             let nodes = states.iter().map(node).collect();
             Uploaded { hash: Bytes::new(), description: String::new(), bytes: 0, nodes }.judge().is_ok()
         };

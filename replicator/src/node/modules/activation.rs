@@ -147,7 +147,11 @@ impl Node {
         match expected {
             Some(expected) if expected != active.module => {
                 // The last activation gave up what this call is to give up: its own, or another's with the same wish.
-                if expected == previous { Ok(self.active_already(&history)) } else { Err(not_expected(active, expected)) }
+                if expected == previous {
+                    Ok(self.active_already(&history))
+                } else {
+                    Err(not_expected(active, expected))
+                }
             }
             _ => self.activate_module(previous, Some(active.module), deadline).await,
         }
@@ -187,7 +191,11 @@ impl Node {
     }
 
     /// Has the primary see to it that the module is ready.
-    async fn prepared_module(self: &Arc<Self>, module: ModuleHash, deadline: Instant) -> Result<Prepared, ActivateError> {
+    async fn prepared_module(
+        self: &Arc<Self>,
+        module: ModuleHash,
+        deadline: Instant,
+    ) -> Result<Prepared, ActivateError> {
         // Something is left for the activation itself.
         let until = deadline - deadline.saturating_duration_since(Instant::now()) / 3;
         let mut known = None;
@@ -257,9 +265,9 @@ impl Node {
                 None => view.members.iter().filter(|member| member.voter).map(|member| member.disk).collect(),
             };
             let holders = self.ask_replicas(running, &[module], false).await;
-            let nodes = holders.iter().map(|(member, held)| {
-                at_replica(module, member, held.as_deref(), voters.contains(&member.disk))
-            });
+            let nodes = holders
+                .iter()
+                .map(|(member, held)| at_replica(module, member, held.as_deref(), voters.contains(&member.disk)));
             let nodes: Vec<PreparedNode> = nodes.collect();
             let ready = nodes.iter().filter(|node| node.required && is_ready(node)).count();
             let ready = match self.config.mode {
@@ -279,7 +287,10 @@ impl Node {
 }
 
 fn active(history: &[ModuleSpan]) -> Result<ModuleSpan, NodeError> {
-    history.last().copied().ok_or_else(|| NodeError::NotReady("the cluster has not begun: it runs no module yet".into()))
+    history
+        .last()
+        .copied()
+        .ok_or_else(|| NodeError::NotReady("the cluster has not begun: it runs no module yet".into()))
 }
 
 fn not_expected(active: ModuleSpan, expected: ModuleHash) -> ActivateError {

@@ -49,10 +49,14 @@ pub enum StoreModuleError {
     #[error("the module is refused: {0}")]
     Refused(replicator_machine::LoadError),
     /// Larger than any may be.
-    #[error("the module has more than {MODULE_BYTES_MAX} bytes, the most that is taken; strip it, and build it for size")]
+    #[error(
+        "the module has more than {MODULE_BYTES_MAX} bytes, the most that is taken; strip it, and build it for size"
+    )]
     TooLarge,
     /// The bytes that came are others than those that were sent.
-    #[error("the bytes that came have the SHA-256 {found}, and {said} was said: they were damaged on the way; send the module again")]
+    #[error(
+        "the bytes that came have the SHA-256 {found}, and {said} was said: they were damaged on the way; send the module again"
+    )]
     Corrupt {
         /// What was announced.
         said: ModuleHash,

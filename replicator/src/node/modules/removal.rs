@@ -35,11 +35,18 @@ impl Node {
         self.check_halted()?;
         let applied = self.applier.state.borrow().clone();
         if applied.genesis.is_none() {
-            return Err(NodeError::NotReady("this node has no history yet: it can't tell which modules it needs".into()).into());
+            return Err(NodeError::NotReady(
+                "this node has no history yet: it can't tell which modules it needs".into(),
+            )
+            .into());
         }
         let purged = self.log.ends().purged.map_or(LogIndex(0), |at| at.index);
         let needed = needed(&applied, purged, module);
-        let wanted = || self.shelf.is_wanted(module).then(|| "it was asked for within the last minute, and may be about to be activated".to_owned());
+        let wanted = || {
+            self.shelf
+                .is_wanted(module)
+                .then(|| "it was asked for within the last minute, and may be about to be activated".to_owned())
+        };
         if let Some(why) = needed.or_else(wanted) {
             return Err(RemoveModuleError::Needed { module, why });
         }

@@ -81,13 +81,7 @@ impl Node {
         join_all(replicas.map(|member| self.ask_replica(running.envelope, member, wanted, all))).await
     }
 
-    async fn ask_replica(
-        self: &Arc<Self>,
-        from: Envelope,
-        member: Member,
-        wanted: &[ModuleHash],
-        all: bool,
-    ) -> Holder {
+    async fn ask_replica(self: &Arc<Self>, from: Envelope, member: Member, wanted: &[ModuleHash], all: bool) -> Holder {
         let held = if member.disk == self.disk {
             Some(self.on_modules(wanted.to_vec(), all).await)
         } else {
@@ -191,7 +185,8 @@ fn listed(applied: &AppliedState, holders: &[Holder]) -> Vec<ListedModule> {
         }
     }
     let one = |hash: ModuleHash| {
-        let nodes: Vec<PreparedNode> = holders.iter().map(|(member, held)| at_replica(hash, member, held.as_deref(), false)).collect();
+        let nodes: Vec<PreparedNode> =
+            holders.iter().map(|(member, held)| at_replica(hash, member, held.as_deref(), false)).collect();
         let held = || nodes.iter().filter_map(|node| node.held.as_ref());
         let bytes = held().map(|held| held.bytes).max().unwrap_or_default();
         let description = description_of(&nodes);
@@ -219,7 +214,12 @@ pub(super) fn description_of(nodes: &[PreparedNode]) -> String {
 }
 
 /// How a module is at a replica that said what it has, or didn't answer.
-pub(super) fn at_replica(hash: ModuleHash, member: &Member, held: Option<&[HeldModule]>, required: bool) -> PreparedNode {
+pub(super) fn at_replica(
+    hash: ModuleHash,
+    member: &Member,
+    held: Option<&[HeldModule]>,
+    required: bool,
+) -> PreparedNode {
     let missing = || HeldModule { hash, bytes: 0, readiness: Readiness::Missing(String::new()) };
     let held = held.map(|held| held.iter().find(|held| held.hash == hash).cloned().unwrap_or_else(missing));
     PreparedNode { node: member.node.clone(), held, required }

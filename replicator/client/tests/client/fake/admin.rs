@@ -21,7 +21,10 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake has no modules"))
     }
 
-    async fn list_modules(&self, _: Request<pb::ListModulesRequest>) -> Result<Response<pb::ListModulesResponse>, Status> {
+    async fn list_modules(
+        &self,
+        _: Request<pb::ListModulesRequest>,
+    ) -> Result<Response<pb::ListModulesResponse>, Status> {
         Err(Status::unimplemented("the fake has no modules"))
     }
 
