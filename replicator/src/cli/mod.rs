@@ -12,6 +12,7 @@ mod init;
 mod journal;
 mod log;
 mod member;
+mod module;
 mod node;
 mod output;
 mod recover;
@@ -56,6 +57,9 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Make a module of your own
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
     /// Take images of a node's whole state, look at them, save one in a file, restore it into a new cluster
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
             Command::Query(args) => call::query::run(args).await,
             Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Module(command) => module::run(command).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
             Command::Recover(args) => recover::run(args).await,
