@@ -58,7 +58,7 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
-    /// Swap the program that the cluster runs: upload another module, activate it, go back
+    /// Swap the program that the cluster runs: upload another module, activate it, go back; or make one of your own
     #[command(subcommand)]
     Module(module::ModuleCommand),
     /// Put an engine barrier into the log, to go on with this program where its engine is another one

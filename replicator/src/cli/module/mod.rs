@@ -1,7 +1,8 @@
-//! `replicator module`: the programs that a cluster can run.
+//! `replicator module`: what authors and operators do with modules.
 
 mod activate;
 mod list;
+mod new;
 mod nodes;
 mod remove;
 pub(super) mod upload;
@@ -12,6 +13,8 @@ use super::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModuleCommand {
+    /// Make a crate for a module of your own, with its tests and the SDK: it builds, and runs in `replicator demo --module`
+    New(new::NewArgs),
     /// Give a module to all replicas, which check and compile it; nothing runs it yet
     Upload(upload::UploadArgs),
     /// List the modules that the replicas have: which one runs, since when, and who is ready to run each
@@ -26,6 +29,7 @@ pub(super) enum ModuleCommand {
 
 pub(super) async fn run(command: ModuleCommand) -> Result<(), Failure> {
     match command {
+        ModuleCommand::New(args) => new::run(args),
         ModuleCommand::Upload(args) => upload::run(args).await,
         ModuleCommand::List(args) => list::run(args).await,
         ModuleCommand::Activate(args) => activate::run(args).await,
