@@ -171,9 +171,7 @@ impl Application {
         incoming: Arc<Prepared>,
         config: &[u8],
     ) -> Result<Result<u64, ActivationRefusal>, Halt> {
-        self.view = None; // the file knows one view at a time
-        let fork = View::new(&self.prepared, &self.limits, &self.live, &self.file)?;
-        let mut fork = fork.into_fork(&mut self.live)?;
+        let mut fork = self.fork()?;
         let schema = self.prepared.info.schema();
         let successor = swap::successor(&mut fork, schema, &incoming, &self.limits, config);
         drop(fork);
@@ -186,6 +184,12 @@ impl Application {
         self.journal.succeed(&self.file);
         self.journal.renew(&mut self.live, &self.file)?;
         Ok(Ok(state_bytes))
+    }
+
+    /// A copy of the live instance that can be called without any effect.
+    pub(crate) fn fork(&mut self) -> Result<Guest, Halt> {
+        self.view = None; // the file knows one view at a time
+        View::new(&self.prepared, &self.limits, &self.live, &self.file)?.into_fork(&mut self.live)
     }
 
     /// What an image needs of the module: its memory for another thread, its globals, the address of its input.
