@@ -65,6 +65,7 @@ test: modules build ## Run every test: unit, property, golden, and end to end wi
 torture: modules build ## Kill, stop and wipe nodes under load, as root fill their disks too, and account for every request: ROUNDS=50 with fresh seeds
 	@for nodes in 3 3 3 5; do $(TARGET_DIR)/release/replicator torture --rounds $(ROUNDS) --nodes $$nodes; done
 	@for order in backups-first parallel; do $(TARGET_DIR)/release/replicator torture --mode chain --persist-order $$order --rounds $(ROUNDS); done
+	@for mode in majority chain; do $(TARGET_DIR)/release/replicator torture --mode $$mode --swap --rounds $(ROUNDS); done
 	@full=--full-disk; if [ "$$(id -u)" != 0 ]; then full=; echo "SKIPPED full disks: only root can mount the small disks that are filled"; fi; \
 	for mode in majority chain; do $(TARGET_DIR)/release/replicator torture --mode $$mode --wipe $$full --rounds $(ROUNDS); done
 

@@ -105,7 +105,11 @@ async fn check_pushes(cluster: &Cluster, replica: usize, lineage: u64, written: 
         let text = String::from_utf8_lossy(&push.payload).into_owned();
         let Some(number) = text.strip_prefix("written ") else { continue };
         ensure!(number == (pushed + 1).to_string(), "{text:?} after {pushed}");
-        ensure!(push.cursor.is_some_and(|at| at.log_index == written[pushed]), "{push:?}, not at {}", written[pushed]);
+        ensure!(
+            push.cursor.as_ref().is_some_and(|at| at.log_index == written[pushed]),
+            "{push:?}, not at {}",
+            written[pushed]
+        );
         pushed += 1;
     }
     Ok(())
@@ -114,6 +118,7 @@ async fn check_pushes(cluster: &Cluster, replica: usize, lineage: u64, written: 
 #[test]
 fn another_module_takes_over_under_traffic_and_the_old_one_again() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let mut cluster = cluster(s, mode, "").await?;
             let loads = Load::several(&cluster, 2).await?;
@@ -195,6 +200,7 @@ fn another_module_takes_over_under_traffic_and_the_old_one_again() {
 #[test]
 fn module_that_cannot_take_over_leaves_the_active_one_running_and_says_why() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let cluster = cluster(s, mode, "").await?;
             let loads = Load::several(&cluster, 2).await?;
@@ -268,6 +274,7 @@ fn hex_bytes(digits: &str) -> Result<Vec<u8>> {
 #[test]
 fn node_that_was_down_during_upload_and_activation_fetches_the_module() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let mut cluster = cluster(s, mode, "").await?;
             let loads = Load::several(&cluster, 2).await?;
@@ -288,6 +295,7 @@ fn node_that_was_down_during_upload_and_activation_fetches_the_module() {
 #[test]
 fn wiped_node_joins_after_a_swap_by_image_and_is_ready_to_roll_back() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let mut cluster = cluster(s, mode, OFTEN).await?;
             let loads = Load::several(&cluster, 2).await?;
@@ -330,6 +338,7 @@ fn wiped_node_joins_after_a_swap_by_image_and_is_ready_to_roll_back() {
 #[test]
 fn primary_killed_around_activations_leaves_each_done_once() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let mut cluster = cluster(s, mode, "").await?;
             let loads = Load::several(&cluster, 2).await?;
@@ -377,6 +386,7 @@ fn primary_killed_around_activations_leaves_each_done_once() {
 #[test]
 fn engine_barrier_stops_every_replica_at_one_index_with_an_image_of_it() {
     scenario(async |s| {
+        s.may_take(2);
         for mode in MODES {
             let mut cluster = cluster(s, mode, "").await?;
             let load = Load::several(&cluster, 1).await?;

@@ -7,7 +7,7 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use replicator_proto::replicator::v1 as pb;
 
 use super::{
     comparison::{Comparison, Figure, Loads},
-    load::WARM_UP,
+    load::{Measured, WARM_UP},
     machine::Machine,
     own::Own,
     state::{Filled, MODULE, NO_IMAGES},
@@ -118,13 +118,9 @@ async fn load_with_swap(
     args: &SwapArgs,
     filled: &Filled,
     swapper: Option<&mut Swapper>,
-) -> anyhow::Result<(super::load::Measured, Duration, Option<Duration>)> {
-    let (done, ended) = (Arc::new(AtomicU64::new(0)), AtomicBool::new(false));
-    let load = async {
-        let measured = filled.load_counted(args.clients, WRITE_BYTES, args.seconds, Arc::clone(&done)).await;
-        ended.store(true, Ordering::Relaxed);
-        measured
-    };
+) -> anyhow::Result<(Measured, Duration, Option<Duration>)> {
+    let done = Arc::new(AtomicU64::new(0));
+    let load = filled.load_counted(args.clients, WRITE_BYTES, args.seconds, Arc::clone(&done));
     let half = WARM_UP + Duration::from_secs(args.seconds.into()) / 2;
     let quarter = Duration::from_secs(args.seconds.into()) / 4;
     let gap = async {

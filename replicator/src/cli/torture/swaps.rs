@@ -131,10 +131,13 @@ impl Swaps {
         let began = Instant::now();
         let modules = loop {
             let endpoint = &world.endpoints[0];
-            let listed = async { self.client.admin(endpoint).await?.list_modules(pb::ListModulesRequest {}).await };
+            let listed = async {
+                let mut admin = self.client.admin(endpoint).await?;
+                anyhow::Ok(admin.list_modules(pb::ListModulesRequest {}).await?)
+            };
             match listed.await {
                 Ok(listed) => break listed.into_inner().modules,
-                Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) if began.elapsed() > PATIENCE => return Err(error),
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
