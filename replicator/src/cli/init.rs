@@ -10,16 +10,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
+use indicatif::ProgressBar;
 use replicator_client::Client;
 use replicator_proto::replicator::v1 as pb;
 use serde_json::json;
 
-use super::{Failure, Output, output};
+use super::{Failure, Output, module::upload, output};
 
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of a module that travel in one message.
-const CHUNK_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -188,12 +187,9 @@ pub(super) async fn make_cluster(
     let mut module_sha256 = Bytes::new();
     let mut module_description = String::new();
     for (endpoint, member) in endpoints.iter().zip(&members) {
-        let chunks: Vec<pb::UploadModuleRequest> = (0..module.len())
-            .step_by(CHUNK_BYTES)
-            .map(|at| pb::UploadModuleRequest { chunk: module.slice(at..module.len().min(at + CHUNK_BYTES)) })
-            .collect();
-        let stored = client.admin(endpoint).await?.upload_module(futures::stream::iter(chunks)).await;
-        let stored = stored.map_err(|status| anyhow::anyhow!("{}: {}", member.node_id, status.message()))?.into_inner();
+        let mut admin = client.admin(endpoint).await?;
+        let stored = upload::send(&mut admin, module.clone(), &ProgressBar::hidden()).await;
+        let stored = stored.map_err(|status| anyhow::anyhow!("{}: {}", member.node_id, status.message()))?;
         (module_sha256, module_description) = (stored.sha256, stored.description);
     }
     let cluster_id = match founded {

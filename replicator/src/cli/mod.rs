@@ -12,6 +12,7 @@ mod init;
 mod journal;
 mod log;
 mod member;
+mod module;
 mod node;
 mod output;
 mod recover;
@@ -20,6 +21,7 @@ mod shape;
 mod snapshot;
 mod status;
 mod torture;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
@@ -56,6 +58,11 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Swap the program that the cluster runs: upload another module, activate it, go back; or make one of your own
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
+    /// Put an engine barrier into the log, to go on with this program where its engine is another one
+    Upgrade(upgrade::UpgradeArgs),
     /// Take images of a node's whole state, look at them, save one in a file, restore it into a new cluster
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -117,6 +124,8 @@ pub fn main() -> ExitCode {
             Command::Query(args) => call::query::run(args).await,
             Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Module(command) => module::run(command).await,
+            Command::Upgrade(args) => upgrade::run(args).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
             Command::Recover(args) => recover::run(args).await,

@@ -3,11 +3,17 @@
 //! It applies committed entries in order, answers who waits for them, hands pushes to subscribers, and runs queries between
 //! batches. A module that burns all its fuel holds up this thread and nothing else.
 
-use std::{mem, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{
-    CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, Push, QueryOutcome, Refusal,
+    Command, CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, ModuleSpan, Outcome, Push, QueryOutcome,
+    Refusal,
 };
 use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,8 +52,20 @@ pub struct AppliedState {
     pub traps: u64,
     /// For how long a copy of the module's memory has held up the machine at most since the last image began.
     pub longest_copy: CopyTime,
-    /// How the module describes itself.
+    /// How the active module describes itself.
     pub module: String,
+    /// Which modules ran, and from where on: the last one is the active one.
+    pub modules: Arc<[ModuleSpan]>,
+    /// Rises whenever these change.
+    pub modules_changed: u64,
+    /// The modules that entries of activations have named since this process began, or its machine took an image: the last index of each.
+    pub named_modules: Arc<BTreeMap<ModuleHash, LogIndex>>,
+    /// The last activation since then that switched, and for how long it held up the machine.
+    pub last_switch: Option<(LogIndex, Duration)>,
+    /// The module that the machine stands still for, until it has been fetched.
+    pub awaited_module: Option<ModuleHash>,
+    /// The engine that an upgrade has put in force, if it isn't this program's any more: the machine applies nothing after it.
+    pub awaited_engine: Option<String>,
     /// Bytes of entries since the last image, or the start.
     pub bytes_since_image: u64,
     /// Why the machine stands still; None while it goes on.
@@ -59,6 +77,23 @@ impl AppliedState {
     #[must_use]
     pub fn index(&self) -> Option<LogIndex> {
         self.position.map(|position| position.index)
+    }
+
+    /// The module that runs.
+    #[must_use]
+    pub fn active_module(&self) -> Option<ModuleHash> {
+        self.modules.last().map(|span| span.module)
+    }
+
+    /// The module that ran before it.
+    #[must_use]
+    pub fn previous_module(&self) -> Option<ModuleHash> {
+        self.modules.iter().rev().nth(1).map(|span| span.module)
+    }
+
+    /// The modules that this node must be able to run: the active one, and that of a rollback.
+    pub(super) fn runnable(&self) -> Vec<ModuleHash> {
+        self.active_module().into_iter().chain(self.previous_module()).collect()
     }
 }
 
@@ -79,6 +114,8 @@ pub(super) enum Work {
     Image(oneshot::Sender<Result<Image, ImageUnavailable>>),
     /// Go on as this machine, which is further.
     Enter(Box<Machine>, oneshot::Sender<()>),
+    /// Stand still, for this reason.
+    Halt(String),
 }
 
 /// Gets a module that the machine needs and doesn't have. Ends when it is in the store.
@@ -115,6 +152,8 @@ impl Applier {
             answers,
             logged_traps: 0,
             bytes_since_image: 0,
+            swaps: Swaps::default(),
+            barred: Vec::new(),
         };
         (Self { work, state }, applying.run(queue).boxed())
     }
@@ -152,6 +191,56 @@ struct Loop {
     answers: mpsc::UnboundedSender<Vec<Answer>>,
     logged_traps: u64,
     bytes_since_image: u64,
+    swaps: Swaps,
+    /// Who waits for entries after an engine barrier, for ever.
+    barred: Vec<oneshot::Sender<()>>,
+}
+
+/// Why no more of a batch is applied.
+enum Stop {
+    /// An engine barrier: the machine stays as it is, to be imaged.
+    Barred,
+    /// This node can't go on.
+    Halted(String),
+}
+
+impl From<String> for Stop {
+    fn from(why: String) -> Self {
+        Self::Halted(why)
+    }
+}
+
+/// What is known of modules and their activations.
+#[derive(Default)]
+struct Swaps {
+    modules: Arc<[ModuleSpan]>,
+    changed: u64,
+    named: Arc<BTreeMap<ModuleHash, LogIndex>>,
+    last: Option<(LogIndex, Duration)>,
+}
+
+impl Swaps {
+    /// An activation was applied, which took so long.
+    fn applied(&mut self, module: ModuleHash, at: LogIndex, outcome: &Outcome, took: Duration) {
+        Arc::make_mut(&mut self.named).insert(module, at);
+        match outcome {
+            Outcome::Activated { .. } => {
+                tracing::info!(%module, index = at.0, took_ms = took.as_millis(), "the machine goes on with another module");
+                self.last = Some((at, took));
+            }
+            Outcome::ActivationRefused(refusal) => {
+                tracing::warn!(%module, index = at.0, took_ms = took.as_millis(), %refusal, "a module was not activated; the active one goes on");
+            }
+            _ => {}
+        }
+    }
+
+    fn see(&mut self, modules: &[ModuleSpan]) {
+        if *self.modules != *modules {
+            self.modules = modules.into();
+            self.changed += 1;
+        }
+    }
 }
 
 impl Loop {
@@ -168,10 +257,11 @@ impl Loop {
 
     async fn handle(&mut self, work: Work) -> Result<(), String> {
         match work {
-            Work::Apply(batch, done) => {
-                self.apply(batch).await?;
-                let _ = done.send(());
-            }
+            Work::Apply(batch, done) => match self.apply(batch).await {
+                Ok(()) => drop(done.send(())),
+                Err(Stop::Barred) => self.barred.push(done),
+                Err(Stop::Halted(why)) => return Err(why),
+            },
             Work::Query(group) => self.query(group)?,
             Work::Deliver(pushes) => self.hub.publish_ephemeral(&pushes),
             Work::Subscribe(subscribe) => self.hub.subscribe(subscribe, &self.machine),
@@ -190,11 +280,12 @@ impl Loop {
                 self.enter(*machine);
                 let _ = done.send(());
             }
+            Work::Halt(why) => return Err(why),
         }
         Ok(())
     }
 
-    async fn apply(&mut self, batch: Vec<Committed>) -> Result<(), String> {
+    async fn apply(&mut self, batch: Vec<Committed>) -> Result<(), Stop> {
         let mut finished = Vec::with_capacity(batch.len());
         let applied = self.apply_each(batch, &mut finished).await;
         self.publish();
@@ -217,11 +308,12 @@ impl Loop {
         self.hub = Hub::default();
         self.logged_traps = 0;
         self.bytes_since_image = 0;
+        self.swaps.last = None;
         self.waiters.clear();
         self.publish();
     }
 
-    async fn apply_each(&mut self, batch: Vec<Committed>, finished: &mut Vec<(Seed, Done)>) -> Result<(), String> {
+    async fn apply_each(&mut self, batch: Vec<Committed>, finished: &mut Vec<(Seed, Done)>) -> Result<(), Stop> {
         for (position, encoded) in batch {
             let Some(encoded) = encoded else {
                 self.machine.skip(position);
@@ -231,13 +323,18 @@ impl Loop {
             // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
             let entry: Entry =
                 codec::decode(&encoded).map_err(|error| format!("log entry {position} can't be read: {error}"))?;
-            let applied = loop {
+            let (applied, took) = loop {
+                let began = matches!(entry.command, Command::Activate { .. }).then(Instant::now);
                 match self.machine.apply(position, &entry) {
-                    Ok(applied) => break applied,
-                    Err(Halt::ModuleMissing(hash)) => (self.fetch)(hash).await,
-                    Err(halt) => return Err(halt.to_string()),
+                    Ok(applied) => break (applied, began.map(|began| began.elapsed())),
+                    Err(Halt::ModuleMissing(hash)) => self.await_module(hash).await,
+                    Err(Halt::AwaitsEngine { .. }) => return Err(Stop::Barred),
+                    Err(halt) => return Err(halt.to_string().into()),
                 }
             };
+            if let (Command::Activate { module, .. }, Some(took)) = (&entry.command, took) {
+                self.swaps.applied(*module, position.index, &applied.outcome, took);
+            }
             for line in &applied.logs {
                 tracing::info!(target: "module", index = position.index.0, "{line}");
             }
@@ -245,6 +342,13 @@ impl Loop {
             finished.push((entry.seed, Done { position, outcome: applied.outcome, digest: self.machine.digest() }));
         }
         Ok(())
+    }
+
+    /// Stands still until the module is here. Readiness never decides what an entry does (safety rule 21).
+    async fn await_module(&mut self, hash: ModuleHash) {
+        self.publish();
+        self.publish.send_modify(|state| state.awaited_module = Some(hash));
+        (self.fetch)(hash).await;
     }
 
     /// Answers reads whose client still waits, each in a session only if that is open.
@@ -282,6 +386,7 @@ impl Loop {
         if self.lineages.len() != self.machine.lineages().len() {
             self.lineages = self.machine.lineages().into();
         }
+        self.swaps.see(self.machine.modules());
         if stats.traps > self.logged_traps {
             self.logged_traps = stats.traps;
             tracing::warn!(traps = stats.traps, "the module trapped; its effects were rolled back");
@@ -297,17 +402,23 @@ impl Loop {
             traps: stats.traps,
             longest_copy: self.machine.longest_copy(),
             module: stats.module_description,
+            modules: self.swaps.modules.clone(),
+            modules_changed: self.swaps.changed,
+            named_modules: self.swaps.named.clone(),
+            last_switch: self.swaps.last,
+            awaited_module: None,
+            awaited_engine: self.machine.awaits_engine().map(str::to_owned),
             bytes_since_image: self.bytes_since_image,
             halted: None,
         });
     }
 
     /// Stands still for ever, and says why. Nobody is answered any more; the process goes on replicating.
-    async fn halt(self, halt: &str, mut queue: mpsc::Receiver<Work>) {
+    async fn halt(mut self, halt: &str, mut queue: mpsc::Receiver<Work>) {
         tracing::error!(halt, "the machine has halted; this node answers nothing until it is restarted");
         self.publish.send_modify(|state| state.halted = Some(halt.to_owned()));
         self.waiters.clear();
-        let mut held = Vec::new();
+        let mut held = mem::take(&mut self.barred);
         while let Some(work) = queue.recv().await {
             // An unanswered Apply keeps the strategy waiting; anything else is dropped, which its sender sees.
             if let Work::Apply(_, done) = work {

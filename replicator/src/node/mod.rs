@@ -24,6 +24,7 @@ mod room;
 mod startup;
 mod status;
 mod subscriptions;
+mod upgrading;
 mod waiters;
 
 use std::{
@@ -33,14 +34,14 @@ use std::{
 
 use replicator_machine::Refusal;
 use replicator_storage::{DiskLog, ModuleStore, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position, SessionId, codec};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     applier::AppliedState,
     founding::Founding,
     images::{CatchUp, ImageUnusable, Saving, TakenImage},
-    modules::StoreModuleError,
+    modules::{ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, RemoveModuleError, StoreModuleError},
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},
@@ -51,11 +52,13 @@ pub use self::{
     startup::StartError,
     status::{Condition, Status},
     subscriptions::{Event, Subscribed, Target},
+    upgrading::UpgradeError,
 };
 use self::{
     applier::Applier,
     founding::FoundingCall,
     images::{NodeImages, Served},
+    modules::{Fetches, Shelf},
     proposals::Proposals,
     reads::Reader,
     repair::Repairs,
@@ -112,6 +115,10 @@ pub struct Node {
     group_log: OnceLock<Arc<DiskLog>>,
     repairs: Arc<Repairs>,
     modules: ModuleStore,
+    shelf: Arc<Shelf>,
+    fetches: Fetches,
+    /// Modules that were uploaded here, on their way to the others.
+    uploads: mpsc::UnboundedSender<ModuleHash>,
     peers: Peers,
     /// Where replication runs, and its own channels: a connection belongs to the runtime that made it.
     group: Group,

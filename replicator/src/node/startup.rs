@@ -23,7 +23,7 @@ use super::{
     founding::FoundingCall,
     images,
     images::{ImageUnusable, NodeImages, Policy},
-    modules::Modules,
+    modules::{Fetches, Modules, Shelf},
     proposals::Proposals,
     proposer::Proposer,
     reads::Reads,
@@ -211,6 +211,8 @@ impl Node {
             configured: config.peers.clone(),
             repairs: repairs.clone(),
         })?;
+        let shelf = Shelf::new(modules.clone(), seams.threads.clone());
+        let (uploads, uploaded) = mpsc::unbounded_channel();
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);
         let node = Arc::new(Self {
@@ -232,6 +234,9 @@ impl Node {
             seams,
             dir,
             modules,
+            shelf,
+            fetches: Fetches::default(),
+            uploads,
             waiters,
             applier,
             images,
@@ -240,6 +245,7 @@ impl Node {
         });
         tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
+        tokio::spawn(node.clone().keep_modules(uploaded));
         tokio::spawn(node.clone().pass_on(pushed));
         let watching = node.clone();
         tokio::spawn(async move {
@@ -408,6 +414,7 @@ impl Node {
         let policy = Policy { log_bytes: self.config.images.log_bytes.0 };
         tokio::spawn(self.images.clone().keep_taking(running.clone(), policy));
         tokio::spawn(self.clone().keep_room(running.clone()));
+        tokio::spawn(self.clone().watch_barrier(running.clone()));
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)

@@ -147,6 +147,14 @@ impl Node {
     fn trouble(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
         let voters = status.members.iter().filter(|(member, _)| member.voter).count();
         let unconfirmed = role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow();
+        if let Some(module) = status.applied.awaited_module {
+            let why = self.fetches.why_missing(module);
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            return format!(
+                "it stands still until it has the module {module}, which its log activates and no peer has given it yet{why}; `replicator module upload` \
+                 gives it one"
+            );
+        }
         if let Some(why) = self.images.lacking(status.applied.index()) {
             return format!("it needs the whole state from a peer, and can't have it yet: {why}; it goes on asking");
         }

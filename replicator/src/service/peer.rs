@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::CHUNK_BYTES;
+use super::{CHUNK_BYTES, modules};
 use crate::{
     node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
@@ -281,6 +281,21 @@ impl PeerService for PeerApi {
             }
         };
         Ok(Response::new(answer))
+    }
+
+    async fn modules(&self, request: Request<pb::ModulesRequest>) -> Result<Response<pb::ModulesResponse>, Status> {
+        let request = request.into_inner();
+        self.node.admit(&envelope(request.envelope)?).await?;
+        modules::held(&self.node, &request.wanted, request.all).await
+    }
+
+    async fn prepare_module(
+        &self,
+        request: Request<pb::PrepareModuleRequest>,
+    ) -> Result<Response<pb::PrepareModuleResponse>, Status> {
+        let request = request.into_inner();
+        let running = self.node.admit(&envelope(request.envelope)?).await?;
+        modules::prepare(&self.node, running, &request.sha256, request.wait_ms).await
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

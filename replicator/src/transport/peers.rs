@@ -1,5 +1,7 @@
 //! Calls to peers, in plain types. The generated ones stay in here.
 
+mod modules;
+
 use std::{
     collections::HashMap,
     ops::Range,
@@ -7,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use replicator_proto::replicator::v1 as pb;
 use replicator_storage::{Record, SnapshotPiece};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position};
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
+pub use self::modules::{HeldModule, Prepared, PreparedNode, Readiness};
 use crate::{seams::Network, transport::PEER_MESSAGE_BYTES_MAX};
 
 type Client = pb::peer_service_client::PeerServiceClient<Channel>;
@@ -541,22 +544,5 @@ impl PeerChannel {
         });
         let records = records.collect::<Result<_, TransportError>>()?;
         Ok(LogAnswer::Holds { before: answer.before.map(position_of), records })
-    }
-
-    /// Fetches a module's bytes. The caller checks their hash.
-    ///
-    /// # Errors
-    /// If the peer doesn't have it, the stream breaks, or it grows past `bytes_max`.
-    pub async fn fetch_module(&self, hash: ModuleHash, bytes_max: usize) -> Result<Bytes, TransportError> {
-        let request = pb::FetchModuleRequest { sha256: Bytes::copy_from_slice(&hash.0) };
-        let mut chunks = within(Duration::from_secs(5), self.client.clone().fetch_module(request)).await?.into_inner();
-        let mut module = BytesMut::new();
-        while let Some(chunk) = within(Duration::from_secs(10), chunks.message()).await? {
-            if module.len() + chunk.chunk.len() > bytes_max {
-                return Err(TransportError::Malformed(format!("the module has more than {bytes_max} bytes")));
-            }
-            module.extend_from_slice(&chunk.chunk);
-        }
-        Ok(module.freeze())
     }
 }

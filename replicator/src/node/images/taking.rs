@@ -7,7 +7,7 @@ use std::{
 
 use replicator_machine::ImageUnavailable;
 use replicator_storage::{SnapshotInfo, StorageError};
-use replicator_types::Position;
+use replicator_types::{LogIndex, Position};
 use tokio::sync::oneshot;
 
 use super::{KEPT, NodeImages};
@@ -85,6 +85,19 @@ impl NodeImages {
         strategy: &dyn Strategy,
         running: &Running,
     ) -> Result<TakenImage, TakeError> {
+        let (taken, purge) = self.take_only(strategy, running).await?;
+        if let Some(purge) = purge {
+            strategy.imaged(purge).await;
+        }
+        Ok(taken)
+    }
+
+    /// Takes one now; durable on return. Tells too through which index the log may go.
+    pub(in crate::node) async fn take_only(
+        self: &Arc<Self>,
+        strategy: &dyn Strategy,
+        running: &Running,
+    ) -> Result<(TakenImage, Option<LogIndex>), TakeError> {
         let began = Instant::now();
         let (answer, taken) = oneshot::channel();
         if !self.applier.give(Work::Image(answer)).await {
@@ -133,10 +146,7 @@ impl NodeImages {
             paused_cpu_us = taken.paused_cpu.as_micros(),
             "took an image"
         );
-        if let Some(purge) = purge {
-            strategy.imaged(purge).await;
-        }
-        Ok(taken)
+        Ok((taken, purge))
     }
 
     /// On a full disk: removes all images but the newest, if that is whole, and lets the log before it go.
