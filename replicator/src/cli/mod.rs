@@ -12,9 +12,11 @@ mod init;
 mod journal;
 mod log;
 mod member;
+mod module;
 mod node;
 mod output;
 mod recover;
+mod replay;
 mod restart;
 mod shape;
 mod snapshot;
@@ -62,6 +64,11 @@ enum Command {
     /// Look at a stopped node's folder: check every byte, print its log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Run a stopped node's log again, offline: the state at any index, what changed between two, a run kept as a test
+    Replay(replay::ReplayArgs),
+    /// Check a module, compare it with the one that runs
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
     /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
     Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
@@ -119,6 +126,8 @@ pub fn main() -> ExitCode {
             Command::Member(command) => member::run(command).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
+            Command::Replay(args) => replay::run(&args),
+            Command::Module(command) => module::run(command).await,
             Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,
