@@ -6,17 +6,20 @@ use bytes::Bytes;
 use replicator_types::{LogIndex, Seed, Sequence, SessionId};
 
 use crate::{
+    activation::ActivationRefusal,
     decode::Output,
     engine::Prepared,
     guest::{Failure, GlobalBits, Guest, HEADER_BYTES},
     halt::Halt,
     image::{Head, ImageError},
     limits::{Limits, PAGE_BYTES},
+    load::ModuleInfo,
     memory::MemoryFile,
     outcome::{QueryOutcome, RequestResult, Trap},
     query::View,
     rollback::{Call, CopyTime, Journal},
     shadow::FrozenMemory,
+    swap::{self, Stopped, Successor},
 };
 
 /// Why the module is called.
@@ -160,6 +163,42 @@ impl Application {
         Ok(())
     }
 
+    /// Replaces the module by `incoming`, which takes over the logical state and is begun with `config`; returns the bytes of that state.
+    ///
+    /// If it is refused, everything is as it was. An image that is being written stays what it is.
+    pub(crate) fn activate(
+        &mut self,
+        incoming: Arc<Prepared>,
+        config: &[u8],
+    ) -> Result<Result<u64, ActivationRefusal>, Halt> {
+        self.view = None; // the file knows one view at a time
+        let fork = View::new(&self.prepared, &self.limits, &self.live, &self.file)?;
+        let mut fork = fork.into_fork(&mut self.live)?;
+        let schema = self.prepared.info.schema();
+        let successor = swap::successor(&mut fork, schema, &incoming, &self.limits, config);
+        drop(fork);
+        let Successor { live, file, state_bytes } = match successor {
+            Ok(successor) => successor,
+            Err(Stopped::Refused(refusal)) => return Ok(Err(refusal)),
+            Err(Stopped::Halt(halt)) => return Err(halt),
+        };
+        (self.prepared, self.live, self.file) = (incoming, live, file);
+        self.journal.succeed(&self.file);
+        self.journal.renew(&mut self.live, &self.file)?;
+        Ok(Ok(state_bytes))
+    }
+
+    /// The logical state, as the module writes it, of which nobody else sees anything.
+    pub(crate) fn logical_state(&mut self) -> Result<Result<Vec<u8>, ActivationRefusal>, Halt> {
+        self.view = None; // the file knows one view at a time
+        let fork = View::new(&self.prepared, &self.limits, &self.live, &self.file)?;
+        match swap::logical_state(&mut fork.into_fork(&mut self.live)?, &self.limits) {
+            Ok(state) => Ok(Ok(state)),
+            Err(Stopped::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stopped::Halt(halt)) => Err(halt),
+        }
+    }
+
     /// What an image needs of the module: its memory for another thread, its globals, the address of its input.
     /// Nothing if there is such an image already.
     pub(crate) fn freeze(&mut self) -> Result<Option<(FrozenMemory, Vec<GlobalBits>, u64)>, Halt> {
@@ -194,8 +233,8 @@ impl Application {
         self.prepared.info.wants_ticks()
     }
 
-    pub(crate) fn description(&self) -> &str {
-        &self.prepared.info.description
+    pub(crate) fn info(&self) -> &ModuleInfo {
+        &self.prepared.info
     }
 
     pub(crate) const fn traps(&self) -> u64 {
@@ -233,7 +272,7 @@ mod tests {
     fn begun(memory_pages: u32) -> Application {
         let module = wat::parse_str(include_str!("../tests/machine/guest.wat")).unwrap();
         let limits = Limits { request_bytes: 100, memory_pages, ..Limits::default() };
-        Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap()
+        Application::begin(engine::prepare(engine::hash(&module), &module).unwrap(), &limits, b"").unwrap()
     }
 
     fn call(application: &mut Application, request: &'static [u8]) -> Result<Result<Output, Trap>, Halt> {
@@ -303,6 +342,7 @@ mod tests {
         let head = Head {
             position: replicator_types::Position::new(1, 1),
             digest: replicator_types::Digest(0),
+            history: crate::history::History::begin(&genesis),
             genesis,
             lineages: vec![replicator_types::Lineage(1)],
             time_us: 0,

@@ -31,7 +31,7 @@ impl BenchGuest {
     /// If it can't.
     #[must_use]
     pub fn new(module: &[u8], limits: &Limits, config: &[u8]) -> Self {
-        let prepared = engine::prepare(module).expect("the module is good");
+        let prepared = engine::prepare(engine::hash(module), module).expect("the module is good");
         let (mut guest, _) = Guest::live(&prepared.module, limits).expect("it can be instantiated");
         guest.begin(limits, config).expect("it begins");
         let mut header = [0; HEADER_BYTES];

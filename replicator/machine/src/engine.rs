@@ -13,6 +13,7 @@ use wasmtime_wizer::Wizer;
 
 use crate::{
     guest,
+    halt::Halt,
     load::{self, LoadError, ModuleInfo},
     memory::Memories,
 };
@@ -27,7 +28,7 @@ pub const APPLY_STACK_BYTES_MIN: usize = 2 * WASM_STACK_BYTES;
 /// result, but neither wasmtime's version nor the features.
 const INSTRUMENTATION: u32 = 1;
 
-/// Compiled modules that are kept for machines to come: a few versions, in a process with several machines.
+/// Compiled modules that are kept for machines and activations to come, beside those that are in use.
 const CACHE_ENTRIES_MAX: usize = 8;
 
 const WASMTIME_VERSION: &str = "48.0.8";
@@ -54,27 +55,84 @@ pub(crate) fn hash(bytes: &[u8]) -> ModuleHash {
     ModuleHash(Sha256::digest(bytes).into())
 }
 
-/// Checks, compiles and describes a module, or finds that this was done already.
-pub(crate) fn prepare(bytes: &[u8]) -> Result<Arc<Prepared>, LoadError> {
-    static CACHE: Mutex<Vec<Arc<Prepared>>> = Mutex::new(Vec::new());
-    let hash = hash(bytes);
-    let cached = |cache: &Vec<Arc<Prepared>>| cache.iter().find(|prepared| prepared.hash == hash).map(Arc::clone);
-    if let Some(prepared) = cached(&CACHE.lock().unwrap_or_else(PoisonError::into_inner)) {
+/// A module that is ready to be activated: as long as this lives, a genesis or an activation with its bytes compiles nothing on the thread
+/// that applies it.
+///
+/// Without it a module stays ready until eight others that nothing uses were more recently wanted.
+#[derive(Clone)]
+pub struct Precompiled(Arc<Prepared>);
+
+impl Precompiled {
+    /// The SHA-256 of its bytes.
+    #[must_use]
+    pub fn hash(&self) -> ModuleHash {
+        self.0.hash
+    }
+
+    /// What is known of it, its own description among that.
+    #[must_use]
+    pub fn info(&self) -> &ModuleInfo {
+        &self.0.info
+    }
+}
+
+impl std::fmt::Debug for Precompiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Precompiled").field(&self.0.hash).finish()
+    }
+}
+
+/// Checks `bytes`, compiles them, and asks the module for its description, in an instance of its own. Call it when a module arrives, on any
+/// thread but the one that applies entries: it takes some 100 ms for a module of 250 KB.
+///
+/// # Errors
+/// [`Halt::ModuleRefused`] if they are no module that can run here or anywhere; another halt if this host can't find out.
+pub fn precompile(bytes: &[u8]) -> Result<Precompiled, Halt> {
+    prepare(hash(bytes), bytes).map(Precompiled)
+}
+
+/// Checks, compiles and describes the module of these bytes and this hash, or finds that this was done already.
+///
+/// Only [`Halt::ModuleRefused`] is the module's fault, and a function of its bytes.
+pub(crate) fn prepare(hash: ModuleHash, bytes: &[u8]) -> Result<Arc<Prepared>, Halt> {
+    static CACHE: Cache = Cache(Mutex::new(Vec::new()));
+    if let Some(prepared) = CACHE.get(hash) {
         return Ok(prepared);
     }
     // Without the lock: other modules shouldn't wait for this one. Two threads may compile the same bytes; that's harmless.
     let mut info = load::check(bytes)?;
     let module = compile(bytes)?;
     info.description = guest::describe(&module, &info)?;
-    let prepared = Arc::new(Prepared { hash, info, module });
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if cached(&cache).is_none() {
-        if cache.len() == CACHE_ENTRIES_MAX {
-            cache.remove(0);
-        }
+    Ok(CACHE.put(Arc::new(Prepared { hash, info, module })))
+}
+
+/// Compiled modules, the one that was wanted last at the end.
+struct Cache(Mutex<Vec<Arc<Prepared>>>);
+
+impl Cache {
+    fn get(&self, hash: ModuleHash) -> Option<Arc<Prepared>> {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = cache.iter().position(|prepared| prepared.hash == hash)?;
+        let prepared = cache.remove(place);
         cache.push(Arc::clone(&prepared));
+        Some(prepared)
     }
-    Ok(prepared)
+
+    /// Puts a module in, and drops those that were not wanted for long and that nobody holds. Returns the one that was there before, if any.
+    fn put(&self, prepared: Arc<Prepared>) -> Arc<Prepared> {
+        if let Some(before) = self.get(prepared.hash) {
+            return before;
+        }
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unused = cache.iter().filter(|prepared| Arc::strong_count(prepared) == 1).count();
+        cache.retain(|prepared| {
+            let goes = unused >= CACHE_ENTRIES_MAX && Arc::strong_count(prepared) == 1;
+            unused -= usize::from(goes);
+            !goes
+        });
+        cache.push(Arc::clone(&prepared));
+        prepared
+    }
 }
 
 fn compile(bytes: &[u8]) -> Result<Module, LoadError> {

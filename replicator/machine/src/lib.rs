@@ -21,6 +21,7 @@ pub mod load;
 #[doc(hidden)]
 pub mod bench;
 
+mod activation;
 mod application;
 mod decode;
 mod description;
@@ -28,9 +29,11 @@ mod digest;
 mod engine;
 mod guest;
 mod halt;
+mod history;
 mod image;
 mod machine;
 mod memory;
+mod older;
 mod outcome;
 mod pagemap;
 mod pushes;
@@ -38,11 +41,14 @@ mod query;
 mod rollback;
 mod sessions;
 mod shadow;
+mod swap;
 mod written;
 
-pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
+pub use activation::ActivationRefusal;
+pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
+pub use history::ModuleSpan;
 pub use image::{IMAGE_VERSION, Image, ImageError, ImageSummary, ImageUnavailable};
 pub use limits::{Limits, LimitsError};
 pub use load::{LoadError, ModuleInfo};

@@ -9,7 +9,7 @@ use wasmparser::{
     ValType, Validator, WasmFeatures,
 };
 
-use crate::{engine, limits::Limits};
+use crate::{engine, halt::Halt, limits::Limits};
 
 /// Bytes of a module.
 pub const MODULE_BYTES_MAX: usize = 16 << 20;
@@ -161,6 +161,9 @@ pub enum LoadError {
     /// The compiler or the instrumentation gave up.
     #[error("the module can't be compiled: {0}")]
     Compile(String),
+    /// This host can't find out whether it can be run. Not the module's fault.
+    #[error("the module could not be tried: {0}")]
+    Host(String),
     /// It can't be run so far that it describes itself, or begins.
     #[error("the module failed in {call}: {reason}")]
     Call {
@@ -230,6 +233,12 @@ pub(crate) const fn features() -> WasmFeatures {
         .union(WasmFeatures::EXTENDED_CONST)
 }
 
+/// The exports that every module must have.
+pub fn required_exports() -> impl Iterator<Item = &'static str> {
+    let functions = FUNCTIONS.iter().filter(|(.., required)| *required);
+    std::iter::once("memory").chain(functions.map(|(name, ..)| *name))
+}
+
 /// Checks `bytes` without compiling or running anything.
 ///
 /// # Errors
@@ -252,13 +261,16 @@ pub fn check(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
 
 /// Checks `bytes`, compiles them, and asks the module for its description, in an instance of its own.
 ///
-/// This also warms the process's cache of compiled modules, so that a later genesis with these bytes doesn't compile on
-/// the apply thread: call it when a module arrives.
+/// As [`crate::precompile`], for whoever wants nothing but the answer.
 ///
 /// # Errors
 /// As [`check`], and if the module can't be compiled or fails to describe itself.
 pub fn describe(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
-    engine::prepare(bytes).map(|prepared| prepared.info.clone())
+    match engine::precompile(bytes) {
+        Ok(precompiled) => Ok(precompiled.info().clone()),
+        Err(Halt::ModuleRefused(error)) => Err(error),
+        Err(halt) => Err(LoadError::Host(halt.to_string())),
+    }
 }
 
 /// What has been seen of the module so far.

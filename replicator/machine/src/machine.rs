@@ -17,11 +17,13 @@ use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, Se
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::{
+    activation::ActivationRefusal,
     application::{Application, Context, Kind},
     digest::RunningDigest,
     engine::{self, Prepared},
     entry::{Command, Entry, Genesis},
     halt::Halt,
+    history::{History, ModuleSpan},
     image::{
         Head, Image, ImageError, ImageUnavailable,
         reading::{self, Parts},
@@ -33,6 +35,7 @@ use crate::{
 };
 
 mod survey;
+mod trial;
 
 pub use survey::{SURVEY_PAGE_BYTES, Survey};
 
@@ -56,6 +59,10 @@ pub struct Machine {
 /// What begins with the genesis entry.
 struct State {
     genesis: Genesis,
+    /// The modules that ran since, and the engine in force.
+    history: History,
+    /// Whether an engine barrier was applied: nothing is, after it.
+    barred: bool,
     /// The genesis entry's lineage, and those that recoveries have begun since. Never empty; the last one is the current one.
     lineages: Vec<Lineage>,
     application: Application,
@@ -95,6 +102,8 @@ pub struct StateParts {
     pub pushes: u64,
     /// Time, session clock and lineages.
     pub clock: u64,
+    /// Which modules ran from where, and the engine in force.
+    pub history: u64,
     /// The running digest and the applied position.
     pub digest: u64,
 }
@@ -102,8 +111,8 @@ pub struct StateParts {
 impl StateParts {
     /// The hash of everything.
     pub(crate) fn hash(&self) -> Digest {
-        let Self { memory, globals, sessions, pushes, clock, digest } = *self;
-        Digest(hash_of(&[memory, globals, sessions, pushes, clock, digest]))
+        let Self { memory, globals, sessions, pushes, clock, history, digest } = *self;
+        Digest(hash_of(&[memory, globals, sessions, pushes, clock, history, digest]))
     }
 }
 
@@ -126,6 +135,18 @@ impl Machine {
                 Applied::of(Outcome::Genesis)
             }
             (_, None) => Applied::of(Outcome::Refused(Refusal::NoGenesis)),
+            (Command::Activate { module, expected }, Some(state)) => {
+                // Nothing has changed yet: without the bytes, the same entry is applied again once they are here.
+                let incoming = state.incoming(*module, *expected, self.modules.as_ref())?;
+                state.time_us = state.time_us.max(entry.time_us);
+                match state.activate(position, incoming) {
+                    Ok(outcome) => Applied::of(outcome),
+                    Err(halt) => {
+                        self.halted = Some(halt.to_string());
+                        return Err(halt);
+                    }
+                }
+            }
             (_, Some(state)) => match state.apply(position, entry, &mut self.digest) {
                 // An executed request has folded in already: its outcome holds the digest.
                 Ok(Step { applied, folded: true }) => {
@@ -159,6 +180,10 @@ impl Machine {
     fn check_may_advance(&self, given: Position) -> Result<(), Halt> {
         if let Some(reason) = &self.halted {
             return Err(Halt::Halted(reason.clone()));
+        }
+        if self.state.as_ref().is_some_and(|state| state.barred) {
+            let awaited = self.engine().unwrap_or_default().to_owned();
+            return Err(Halt::AwaitsEngine { awaited, ours: engine::engine_fingerprint() });
         }
         match self.applied {
             Some(applied) if given.index <= applied.index || given.epoch < applied.epoch => {
@@ -239,6 +264,7 @@ impl Machine {
             sessions: state.sessions.hash(),
             pushes: state.pushes.hash(),
             clock: hash_of(&state.clock().collect::<Vec<_>>()),
+            history: state.history.hash(),
             digest,
         }
     }
@@ -255,6 +281,33 @@ impl Machine {
         self.state.as_ref().map_or(&[], |state| &state.lineages)
     }
 
+    /// Which module ran from where on, oldest first: the genesis entry's is the first, the active one the last. Empty before the genesis
+    /// entry. Of more than 1,024 the oldest but the first are left out.
+    #[must_use]
+    pub fn modules(&self) -> &[ModuleSpan] {
+        self.state.as_ref().map_or(&[], |state| state.history.modules())
+    }
+
+    /// The module that runs, if the history has begun.
+    #[must_use]
+    pub fn active_module(&self) -> Option<ModuleHash> {
+        self.state.as_ref().map(|state| state.history.active())
+    }
+
+    /// The engine in force, if the history has begun: that of the genesis entry, or of the last upgrade.
+    #[must_use]
+    pub fn engine(&self) -> Option<&str> {
+        self.state.as_ref().map(|state| state.history.engine())
+    }
+
+    /// The engine that an upgrade has put in force, if that is no more this program's: then [`Machine::apply`] refuses all further entries
+    /// with [`Halt::AwaitsEngine`], while queries are answered and [`Machine::image`] gives the image from which programs of that engine go
+    /// on. Make it durable, and end the process.
+    #[must_use]
+    pub fn awaits_engine(&self) -> Option<&str> {
+        self.state.as_ref().filter(|state| state.barred).map(|state| state.history.engine())
+    }
+
     /// What the machine holds, in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -262,7 +315,7 @@ impl Machine {
             sessions: state.sessions.len() as u64,
             memory_bytes: state.application.memory().len() as u64,
             traps: state.application.traps(),
-            module_description: state.application.description().to_owned(),
+            module_description: state.application.info().description.clone(),
         })
     }
 
@@ -305,10 +358,22 @@ impl Machine {
     /// If the image is damaged, cut off or of another format, or if this node can't go on from it; [`ImageError::Refused`]
     /// with [`Halt::ModuleMissing`] names the module to fetch first.
     pub fn from_image(image: &mut dyn Read, modules: Arc<dyn ModuleSource>) -> Result<Self, ImageError> {
-        let parts = reading::read(image, |genesis| prepare(genesis, modules.as_ref()))?;
+        let parts = reading::read(image, |head| prepare(&head.genesis, &head.history, modules.as_ref()))?;
         let Parts { head, sessions, pushes, application } = parts;
-        let Head { position, digest, genesis, lineages, time_us, clock_us, ticked_at_us, .. } = head;
-        let state = State { genesis, lineages, application, sessions, pushes, time_us, clock_us, ticked_at_us };
+        let Head { position, digest, genesis, history, lineages, time_us, clock_us, ticked_at_us, .. } = head;
+        let barred = false;
+        let state = State {
+            genesis,
+            history,
+            barred,
+            lineages,
+            application,
+            sessions,
+            pushes,
+            time_us,
+            clock_us,
+            ticked_at_us,
+        };
         let digest = RunningDigest::after(digest);
         Ok(Self { modules, applied: Some(position), digest, state: Some(state), halted: None })
     }
@@ -360,7 +425,8 @@ impl From<Refusal> for Step {
 
 impl State {
     fn begin(genesis: &Genesis, time_us: i64, modules: &dyn ModuleSource) -> Result<Self, Halt> {
-        let prepared = prepare(genesis, modules)?;
+        let history = History::begin(genesis);
+        let prepared = prepare(genesis, &history, modules)?;
         Ok(Self {
             application: Application::begin(prepared, &genesis.limits, &genesis.app_config)?,
             sessions: Sessions::default(),
@@ -369,6 +435,8 @@ impl State {
             clock_us: 0,
             ticked_at_us: time_us,
             genesis: genesis.clone(),
+            history,
+            barred: false,
             lineages: vec![genesis.lineage],
         })
     }
@@ -381,6 +449,7 @@ impl State {
             position,
             digest,
             genesis: self.genesis.clone(),
+            history: self.history.clone(),
             lineages: self.lineages.clone(),
             time_us: self.time_us,
             clock_us: self.clock_us,
@@ -415,6 +484,61 @@ impl State {
             Command::KeepAlive { session } => Ok(self.keep_alive(session)),
             Command::Tick => self.tick(position, seed),
             Command::Recover { replaces, lineage } => self.recover(position, seed, *replaces, *lineage),
+            Command::Upgrade { from, to } => Ok(self.upgrade(from, to).into()),
+            Command::Activate { .. } => unreachable!("the machine calls `activate` for that"),
+        }
+    }
+
+    /// The module that is to be activated, if it may be, as far as that can be told without calling it. Changes nothing.
+    fn incoming(
+        &self,
+        module: ModuleHash,
+        expected: ModuleHash,
+        modules: &dyn ModuleSource,
+    ) -> Result<Result<Arc<Prepared>, ActivationRefusal>, Halt> {
+        if let Err(refusal) = self.history.may_activate(module, expected) {
+            return Ok(Err(refusal));
+        }
+        let prepared = match load(module, modules) {
+            Ok(prepared) => prepared,
+            Err(Halt::ModuleRefused(error)) => return Ok(Err(error.into())),
+            Err(halt) => return Err(halt),
+        };
+        let fits = prepared.info.fits(&self.genesis.limits).map_err(ActivationRefusal::from);
+        Ok(fits.and_then(|()| prepared.info.can_replace(self.application.info())).map(|()| prepared))
+    }
+
+    /// Sessions, pushes, time and digest go on; nobody is connected or disconnected.
+    fn activate(&mut self, at: Position, incoming: Result<Arc<Prepared>, ActivationRefusal>) -> Result<Outcome, Halt> {
+        let activated = match incoming {
+            Ok(prepared) => {
+                let module = prepared.hash;
+                let taken = self.application.activate(prepared, &self.genesis.app_config)?;
+                taken.map(|state_bytes| (module, state_bytes))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match activated {
+            Ok((module, state_bytes)) => {
+                let previous = self.history.active();
+                self.history.activated(at, module);
+                tracing::info!(position = %at, %module, %previous, state_bytes, "another module is active");
+                Ok(Outcome::Activated { module, previous, state_bytes })
+            }
+            Err(refusal) => {
+                tracing::warn!(position = %at, %refusal, "no other module was activated");
+                Ok(Outcome::ActivationRefused(refusal))
+            }
+        }
+    }
+
+    fn upgrade(&mut self, from: &str, to: &str) -> Outcome {
+        if self.history.upgrade(from, to) {
+            // This program's engine was in force, or nothing would have been applied.
+            self.barred = true;
+            Outcome::Upgraded
+        } else {
+            Outcome::UpgradeRefused { engine: self.history.engine().to_owned() }
         }
     }
 
@@ -564,19 +688,24 @@ impl State {
     }
 }
 
-/// The module of a history, if this program may run it.
-fn prepare(genesis: &Genesis, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
+/// The active module of a history, if this program may run it.
+fn prepare(genesis: &Genesis, history: &History, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
     let ours = engine::engine_fingerprint();
-    if genesis.engine != ours {
-        return Err(Halt::EngineMismatch { logged: genesis.engine.clone(), ours });
+    if history.engine() != ours {
+        return Err(Halt::EngineMismatch { logged: history.engine().to_owned(), ours });
     }
     genesis.limits.validate()?;
-    let bytes = modules.module(&genesis.module).ok_or(Halt::ModuleMissing(genesis.module))?;
+    load(history.active(), modules)
+}
+
+/// A module, checked and compiled.
+fn load(wanted: ModuleHash, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
+    let bytes = modules.module(&wanted).ok_or(Halt::ModuleMissing(wanted))?;
     let found = engine::hash(&bytes);
-    if found != genesis.module {
-        return Err(Halt::ModuleDamaged { wanted: genesis.module, found });
+    if found != wanted {
+        return Err(Halt::ModuleDamaged { wanted, found });
     }
-    Ok(engine::prepare(&bytes)?)
+    engine::prepare(found, &bytes)
 }
 
 impl Applied {

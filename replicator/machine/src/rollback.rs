@@ -117,8 +117,23 @@ pub(crate) struct Journal {
 impl Journal {
     /// Begins with a copy of `guest`, whose memory file is `file`.
     pub(crate) fn new(guest: &mut Guest, file: &MemoryFile) -> Result<Self, Halt> {
-        let mut journal = Self {
-            shadow: Shadow::default(),
+        let mut journal = Self::empty(Shadow::default(), file);
+        journal.renew(guest, file)?;
+        Ok(journal)
+    }
+
+    /// Begins anew with another memory, of which it has no copy yet: take one first. What this one holds goes away at once, so that the copy
+    /// finds its room.
+    pub(crate) fn succeed(&mut self, file: &MemoryFile) {
+        self.tracker = None;
+        self.calls.clear();
+        let shadow = std::mem::take(&mut self.shadow).successor();
+        *self = Self::empty(shadow, file);
+    }
+
+    fn empty(shadow: Shadow, file: &MemoryFile) -> Self {
+        Self {
+            shadow,
             memory_bytes: 0,
             globals: Vec::new(),
             input: 0,
@@ -129,9 +144,7 @@ impl Journal {
             calls_max: CALLS_MAX / 8,
             copy_longest: CopyTime::default(),
             ranges: Vec::new(),
-        };
-        journal.renew(guest, file)?;
-        Ok(journal)
+        }
     }
 
     /// Takes a new copy.

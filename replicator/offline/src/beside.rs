@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use replicator_machine::{ActivationRefusal, Applied, Entry, Halt, Machine, Outcome, RequestResult};
+use bytes::Bytes;
+use replicator_machine::{ActivationRefusal, Applied, Command, Entry, Halt, Machine, Outcome, RequestResult};
 use replicator_types::{LogIndex, ModuleHash, Position};
 
 use crate::{History, Modules, OfflineError, Progress, Replay, Tally, for_each_entry};
@@ -186,54 +187,118 @@ pub enum BesideError {
 /// If the history can't be run, or the module would be refused.
 pub fn beside(
     history: &dyn History,
-    module: bytes::Bytes,
+    module: Bytes,
     until: LogIndex,
     progress: Progress<'_>,
-    mut began: impl FnMut(),
+    began: &mut dyn FnMut(),
 ) -> Result<Compared, BesideError> {
     let mut modules = Modules::before(history.modules());
     let hash = modules.add(module);
     let modules = Arc::new(modules);
-    let begin = last_swap(history, until)?;
-    let mut replay = Replay::begin(history, begin.unwrap_or(until), modules.clone())?;
-    let first = match (begin, replay.next()) {
-        (Some(swap), _) => swap,
-        (None, next) if replay.machine().genesis().is_some() => LogIndex(next.0 - 1),
-        (None, next) => genesis(history, next, until)?,
-    };
-    replay.run_to(first, progress)?;
-    let notes = replay.notes().to_vec();
-    let from = replay.machine().applied().unwrap_or_default();
-    let active = replay.machine().active_module().unwrap_or_default();
-    if active == hash {
-        return Err(BesideError::Same(hash));
+    let mut replay = Replay::begin(history, until, modules.clone())?;
+    if replay.machine().genesis().is_none() {
+        let genesis = genesis(history, replay.next(), until)?;
+        replay.run_to(genesis, progress)?;
     }
-    let mut old = replay.into_machine();
-    let old_is = (active, old.stats().module_description);
-    let mut new = copy(&mut old, modules.clone())?;
-    let state_bytes = taken(new.try_module(hash), from)?.map_err(BesideError::Refused)?;
-    let new_is = (hash, new.stats().module_description);
-    began();
+    let (next, notes) = (replay.next(), replay.notes().to_vec());
+    let mut pair = Pair::new(replay.into_machine(), hash, modules, began)?;
+    for_each_entry::<BesideError>(history, next, until, progress, |position, entry| pair.apply(position, entry))?;
+    pair.finish(notes)
+}
 
-    let (mut tally, mut differences) = (Tally::default(), Differences::default());
-    let traps = (old.stats().traps, new.stats().traps);
-    for_each_entry::<OfflineError>(history, from.index.next(), until, progress, |position, entry| {
+/// The two machines.
+struct Pair<'a> {
+    hash: ModuleHash,
+    modules: Arc<Modules>,
+    old: Machine,
+    /// Or why the module can't take the place of the one that is active.
+    new: Result<New, ActivationRefusal>,
+    began: &'a mut dyn FnMut(),
+}
+
+/// The new machine, and what was compared since it took over.
+struct New {
+    machine: Machine,
+    from: Position,
+    state_bytes: u64,
+    tally: Tally,
+    differences: Differences,
+    /// Traps of the old machine before.
+    traps: u64,
+}
+
+impl<'a> Pair<'a> {
+    fn new(
+        mut old: Machine,
+        hash: ModuleHash,
+        modules: Arc<Modules>,
+        began: &'a mut dyn FnMut(),
+    ) -> Result<Self, BesideError> {
+        let new = take_over(&mut old, hash, &modules)?;
+        began();
+        Ok(Self { hash, modules, old, new, began })
+    }
+
+    #[inline]
+    fn apply(&mut self, position: Position, entry: Option<Entry>) -> Result<(), BesideError> {
+        let halted = |source| OfflineError::Halt { position, source };
         let Some(entry) = entry else {
-            old.skip(position);
-            new.skip(position);
-            tally.add_own();
+            self.old.skip(position);
+            if let Ok(new) = &mut self.new {
+                new.machine.skip(position);
+                new.tally.add_own();
+            }
             return Ok(());
         };
-        let halted = |source| OfflineError::Halt { position, source };
-        let applied = old.apply(position, &entry).map_err(halted)?;
-        tally.add(&entry, &applied);
-        differences.compare(position, &entry, applied, new.apply(position, &entry).map_err(halted)?);
+        let applied = self.old.apply(position, &entry).map_err(halted)?;
+        if let Command::Activate { .. } = entry.command {
+            return self.swapped(position, &applied);
+        }
+        if let Ok(new) = &mut self.new {
+            new.tally.add(&entry, &applied);
+            new.differences.compare(position, &entry, applied, new.machine.apply(position, &entry).map_err(halted)?);
+        }
         Ok(())
-    })?;
-    let traps = (old.stats().traps - traps.0, new.stats().traps - traps.1);
-    let to = old.applied().unwrap_or_default();
-    let states = compare_states(&mut old, &mut new, hash)?;
-    Ok(Compared { from, to, old: old_is, new: new_is, state_bytes, tally, traps, differences, states, notes })
+    }
+
+    /// The cluster has another module now: it is that one which the new one is compared with.
+    #[cold]
+    fn swapped(&mut self, position: Position, applied: &Applied) -> Result<(), BesideError> {
+        if matches!(applied.outcome, Outcome::Activated { .. }) {
+            self.new = take_over(&mut self.old, self.hash, &self.modules)?;
+            (self.began)();
+        } else if let Ok(new) = &mut self.new {
+            new.machine.skip(position);
+        }
+        Ok(())
+    }
+
+    fn finish(self, notes: Vec<String>) -> Result<Compared, BesideError> {
+        let Self { hash, mut old, new, .. } = self;
+        let New { machine: mut new, from, state_bytes, tally, differences, traps } =
+            new.map_err(BesideError::Refused)?;
+        let traps = (old.stats().traps - traps, new.stats().traps);
+        let (to, active) = (old.applied().unwrap_or_default(), old.active_module().unwrap_or_default());
+        let old_is = (active, old.stats().module_description);
+        let new_is = (hash, new.stats().module_description);
+        let states = compare_states(&mut old, &mut new, hash)?;
+        Ok(Compared { from, to, old: old_is, new: new_is, state_bytes, tally, traps, differences, states, notes })
+    }
+}
+
+fn take_over(
+    old: &mut Machine,
+    hash: ModuleHash,
+    modules: &Arc<Modules>,
+) -> Result<Result<New, ActivationRefusal>, BesideError> {
+    let from = old.applied().unwrap_or_default();
+    if old.active_module() == Some(hash) {
+        return Err(BesideError::Same(hash));
+    }
+    let mut machine = copy(old, Arc::clone(modules))?;
+    let taken = taken(machine.try_module(hash), from)?;
+    let (tally, differences, traps) = (Tally::default(), Differences::default(), old.stats().traps);
+    Ok(taken.map(|state_bytes| New { machine, from, state_bytes, tally, differences, traps }))
 }
 
 /// A machine that is equal to this one.
@@ -255,20 +320,6 @@ pub(crate) fn taken<T>(
     position: Position,
 ) -> Result<Result<T, ActivationRefusal>, OfflineError> {
     trial.map_err(|source| OfflineError::Halt { position, source })
-}
-
-/// The last entry up to `until` that put another module into the active one's place.
-fn last_swap(history: &dyn History, until: LogIndex) -> Result<Option<LogIndex>, OfflineError> {
-    let newest = history.images().into_iter().rfind(|image| image.index <= until);
-    let from = newest.map_or(LogIndex(0), |image| image.index.next());
-    let mut found = None;
-    for_each_entry::<OfflineError>(history, from, until, &mut |_| {}, |position, entry| {
-        if matches!(entry, Some(Entry { command: replicator_machine::Command::Activate { .. }, .. })) {
-            found = Some(position.index);
-        }
-        Ok(())
-    })?;
-    Ok(found)
 }
 
 /// The index of the genesis entry.

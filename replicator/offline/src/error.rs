@@ -1,6 +1,6 @@
 //! Why a history can't be run again.
 
-use replicator_machine::{Halt, ImageError, ImageUnavailable};
+use replicator_machine::{ActivationRefusal, Halt, ImageError, ImageUnavailable};
 use replicator_storage::StorageError;
 use replicator_types::{LogIndex, ModuleHash, Position, codec::CodecError};
 
@@ -72,6 +72,9 @@ pub enum OfflineError {
     /// An entry that should follow isn't there.
     #[error("entry {0} is missing in the log")]
     Missing(LogIndex),
+    /// It begins with an image of another module, whose place this one can't take.
+    #[error("the log begins with an image of another module, whose place this one can't take: {0}")]
+    ModuleRefused(ActivationRefusal),
     /// A module that it needs isn't there.
     #[error(
         "module {0} is not in the folder; start the node, which fetches it from its peers, or take another node's folder"

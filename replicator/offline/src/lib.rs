@@ -7,7 +7,9 @@
 //! Nothing here changes what it reads: no folder is mended, no tail cut off. Needs the machine and the files, and no network, no clock and no
 //! replication: which entries are the machine's, and up to where they are committed, whoever opens a [`Folder`] says.
 
+pub mod beside;
 pub mod changes;
+pub mod check;
 
 mod error;
 mod fixture;

@@ -3,10 +3,20 @@
 use replicator_machine::{Applied, Command, Entry, Outcome, RequestResult};
 
 /// What entries can be, each at the place of its number in [`Tally`].
-const KINDS: [&str; 8] =
-    ["genesis", "session opened", "session closed", "session kept", "request", "tick", "recovery", "strategy's own"];
+const KINDS: [&str; 10] = [
+    "genesis",
+    "session opened",
+    "session closed",
+    "session kept",
+    "request",
+    "tick",
+    "recovery",
+    "activation",
+    "upgrade",
+    "strategy's own",
+];
 /// What can come of them.
-const OUTCOMES: [&str; 9] = [
+const OUTCOMES: [&str; 13] = [
     "begun",
     "session opened",
     "session closed",
@@ -16,10 +26,14 @@ const OUTCOMES: [&str; 9] = [
     "ticked",
     "refused",
     "recovered",
+    "activated",
+    "activation refused",
+    "upgraded",
+    "upgrade refused",
 ];
 
 /// Place of the strategy's own entries among the kinds.
-const OWN: usize = 7;
+const OWN: usize = 9;
 /// Place of requests among the kinds.
 const REQUEST: usize = 4;
 
@@ -97,6 +111,8 @@ const fn kind(command: &Command) -> usize {
         Command::Request { .. } => REQUEST,
         Command::Tick => 5,
         Command::Recover { .. } => 6,
+        Command::Activate { .. } => 7,
+        Command::Upgrade { .. } => 8,
     }
 }
 
@@ -111,5 +127,9 @@ const fn outcome(outcome: &Outcome) -> usize {
         Outcome::Ticked { .. } => 6,
         Outcome::Refused(_) => 7,
         Outcome::Recovered { .. } => 8,
+        Outcome::Activated { .. } => 9,
+        Outcome::ActivationRefused(_) => 10,
+        Outcome::Upgraded => 11,
+        Outcome::UpgradeRefused { .. } => 12,
     }
 }

@@ -75,6 +75,15 @@ struct LimitFlags {
     /// Pushed events kept for subscribers that come back, bytes
     #[arg(long, value_name = "BYTES")]
     retained_push_bytes: Option<u64>,
+    /// Fuel for the whole snapshot that the active module writes when another one is activated
+    #[arg(long, value_name = "N")]
+    snapshot_fuel: Option<u64>,
+    /// Fuel for the new module's restore of it
+    #[arg(long, value_name = "N")]
+    restore_fuel: Option<u64>,
+    /// Bytes of one chunk of such a snapshot
+    #[arg(long, value_name = "BYTES")]
+    chunk_bytes: Option<u32>,
 }
 
 impl From<LimitFlags> for pb::Limits {
@@ -91,6 +100,9 @@ impl From<LimitFlags> for pb::Limits {
             session_ttl_max_ms: flags.session_ttl_max_ms.unwrap_or_default(),
             retained_push_bytes: flags.retained_push_bytes.unwrap_or_default(),
             tick_ms: flags.tick_ms.unwrap_or_default(),
+            snapshot_fuel: flags.snapshot_fuel.unwrap_or_default(),
+            restore_fuel: flags.restore_fuel.unwrap_or_default(),
+            chunk_bytes: flags.chunk_bytes.unwrap_or_default(),
         }
     }
 }

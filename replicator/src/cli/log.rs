@@ -249,6 +249,8 @@ pub(super) fn command_text(command: &Command) -> String {
         }
         Command::Tick => "tick".into(),
         Command::Recover { replaces, lineage } => format!("recovery: lineage {lineage} after {replaces}"),
+        Command::Activate { module, expected } => format!("activate module {module} in place of {expected}"),
+        Command::Upgrade { from, to } => format!("engine barrier: {to} after {from}"),
     }
 }
 

@@ -103,6 +103,9 @@ fn limits(given: Option<pb::Limits>) -> Limits {
         session_ttl_max_us: or(given.session_ttl_max_ms.saturating_mul(1_000), default.session_ttl_max_us),
         retained_push_bytes: or(given.retained_push_bytes, default.retained_push_bytes),
         tick_us: or(given.tick_ms.saturating_mul(1_000), default.tick_us),
+        snapshot_fuel: or(given.snapshot_fuel, default.snapshot_fuel),
+        restore_fuel: or(given.restore_fuel, default.restore_fuel),
+        chunk_bytes: or32(given.chunk_bytes, default.chunk_bytes),
     }
 }
 

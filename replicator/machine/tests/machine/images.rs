@@ -339,14 +339,14 @@ fn other_bytes_are_no_image() {
     assert!(matches!(restored(b"").err().unwrap(), ImageError::Truncated { offset: 0 }));
     assert!(matches!(restored(&[7; 100]).err().unwrap(), ImageError::NotAnImage));
     let mut newer = small();
-    newer[7] = 2;
-    assert!(matches!(restored(&newer).err().unwrap(), ImageError::Version { found: 2 }));
+    newer[7] = 3;
+    assert!(matches!(restored(&newer).err().unwrap(), ImageError::Version { found: 3 }));
 }
 
 #[test]
 fn the_bytes_are_those_of_the_format() {
     let bytes = small();
-    assert_eq!(bytes[..9], *b"RPLIMAG\x01\x01");
+    assert_eq!(bytes[..9], *b"RPLIMAG\x02\x01");
     let head = u32::from_le_bytes(bytes[9..13].try_into().unwrap()) as usize;
     assert_eq!(bytes[13 + head], 2, "the sessions follow the head");
     let end = bytes.len() - 21;

@@ -1,6 +1,7 @@
 //! `replicator replay --export`: the run in a file, while it is replayed.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufWriter, Read as _},
     path::{Path, PathBuf},
@@ -9,8 +10,9 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use replicator_machine::{Command, Entry};
 use replicator_offline::{Beginning, FixtureHead, FixtureWriter, OfflineError, Replay};
-use replicator_types::LogIndex;
+use replicator_types::{LogIndex, ModuleHash};
 
 use super::source::{bar, unusable};
 use crate::cli::Failure;
@@ -31,12 +33,18 @@ pub(super) fn run(replay: &mut Replay<'_>, until: LogIndex, file: &Path, force: 
     let bar = bar("exporting", from, until);
     let began = Instant::now();
     let mut progress = |at: LogIndex| bar.set_position(at.0 - from.0);
-    replay
-        .run::<OfflineError>(until, &mut progress, |position, applied| Ok(writer.add(position, applied)?))
-        .map_err(unusable)?;
+    // Those that were refused too: why is to be found again.
+    let mut activated = BTreeSet::new();
+    let run = replay.run::<OfflineError>(until, &mut progress, |position, applied| {
+        if let Some((Entry { command: Command::Activate { module, .. }, .. }, _)) = applied {
+            activated.insert(*module);
+        }
+        Ok(writer.add(position, applied)?)
+    });
+    run.map_err(unusable)?;
     bar.finish_and_clear();
     let took = began.elapsed();
-    let modules = modules(replay)?;
+    let modules = modules(replay, from, activated)?;
     let written = writer.finish(replay.machine(), &modules).map_err(|error| unusable(error.into()))?;
     let written = written.into_inner().map_err(std::io::IntoInnerError::into_error);
     written.and_then(|out| out.sync_all()).with_context(|| format!("can't write {}", file.display()))?;
@@ -58,11 +66,13 @@ fn begin(replay: &mut Replay<'_>, out: BufWriter<File>) -> Result<FixtureWriter<
     FixtureWriter::begin(out, &head, bytes.as_deref()).map_err(|error| unusable(error.into()))
 }
 
-/// The bytes of the modules that ran.
-fn modules(replay: &mut Replay<'_>) -> Result<Vec<Bytes>, Failure> {
+/// The bytes of the modules that are needed from the entry at `from` on: the one that runs there, and those that were to be activated since.
+fn modules(replay: &mut Replay<'_>, from: LogIndex, activated: BTreeSet<ModuleHash>) -> Result<Vec<Bytes>, Failure> {
     let source = replay.modules();
-    let hashes = replay.machine().genesis().map(|genesis| genesis.module).into_iter();
-    let bytes = hashes.map(|hash| source.module(&hash).ok_or(OfflineError::NoModule(hash)));
+    let begun_with = replay.machine().modules().iter().rfind(|span| span.from.index < from.max(LogIndex(1)));
+    let needed: BTreeSet<_> = begun_with.map(|span| span.module).into_iter().chain(activated).collect();
+    // One that no node ever had was never activated either, and the run would have stopped there.
+    let bytes = needed.into_iter().map(|hash| source.module(&hash).ok_or(OfflineError::NoModule(hash)));
     bytes.collect::<Result<_, _>>().map_err(unusable)
 }
 

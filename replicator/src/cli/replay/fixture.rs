@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::anyhow;
+use bytes::Bytes;
 use replicator_offline::{Fixture, Replay, Verified};
 use replicator_types::LogIndex;
 use serde_json::json;
@@ -20,13 +21,11 @@ use crate::cli::{
 };
 
 pub(super) fn run(args: &ReplayArgs, fixture: Fixture) -> Result<(), Failure> {
-    let fixture = match &args.module {
-        None => fixture,
-        Some(path) => {
-            let bytes = init::read(path)?;
-            fixture.with_module(bytes.into()).map_err(|error| unusable(error.into()))?
-        }
-    };
+    let other_use = args.until.is_some() || args.diff.is_some() || args.against.is_some() || !args.query.is_empty();
+    if args.module.is_some() && other_use {
+        let why = "--module runs all of a fixture by another module; leave --until, --query, --diff and --against out";
+        return Err(Failure::Usage(why.into()));
+    }
     if let Some(between) = &args.diff {
         return changes::run(args, &fixture, (LogIndex(between[0]), LogIndex(between[1])));
     }
@@ -59,10 +58,16 @@ fn look(args: &ReplayArgs, fixture: Fixture) -> Result<(), Failure> {
 
 fn verify(args: &ReplayArgs, fixture: &Fixture) -> Result<(), Failure> {
     let last = fixture.tail().last.index;
+    let module: Option<Bytes> = args.module.as_deref().map(init::read).transpose()?.map(Bytes::from);
     let (verified, took) = on_machine_thread(|| {
         let bar = bar("replaying", LogIndex(0), last);
         let began = Instant::now();
-        let verified = fixture.verify(&mut |at| bar.set_position(at.0)).map_err(unusable)?;
+        let progress = &mut |at: LogIndex| bar.set_position(at.0);
+        let verified = match module {
+            None => fixture.verify(progress),
+            Some(module) => fixture.verify_by(module, progress),
+        };
+        let verified = verified.map_err(unusable)?;
         bar.finish_and_clear();
         Ok((verified, began.elapsed()))
     })?;
@@ -70,8 +75,8 @@ fn verify(args: &ReplayArgs, fixture: &Fixture) -> Result<(), Failure> {
     match args.output.output {
         Format::Json => output::print_json(&json!({
             "cluster_id": fixture.tail().cluster.to_string(),
-            "module": fixture.tail().description,
-            "module_sha256": fixture.replaced_by().unwrap_or(fixture.tail().module).to_string(),
+            "module_then": fixture.tail().description,
+            "module_sha256_then": fixture.tail().module.to_string(),
             "equal": verified.is_equal(),
             "differing": differing,
             "first": first.as_ref().map(|(position, entry, applied)| json!({

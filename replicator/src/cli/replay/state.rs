@@ -109,8 +109,8 @@ fn described(source: &Source, replay: &mut Replay<'_>, took: Duration) -> Value 
     let genesis = machine.genesis();
     let mut told = json!({
         "cluster_id": genesis.map(|genesis| genesis.cluster.to_string()),
-        "module_sha256": genesis.map(|genesis| genesis.module.to_string()),
-        "engine": genesis.map(|genesis| genesis.engine.clone()),
+        "module_sha256": machine.active_module().map(|module| module.to_string()),
+        "engine": machine.engine(),
     });
     told["module"] = stats.module_description.into();
     told["lineage"] = machine.lineages().last().map(ToString::to_string).into();

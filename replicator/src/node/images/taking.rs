@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use replicator_machine::{ImageUnavailable, engine_fingerprint};
+use replicator_machine::ImageUnavailable;
 use replicator_storage::{SnapshotInfo, StorageError};
 use replicator_types::Position;
 use tokio::sync::oneshot;
@@ -90,7 +90,7 @@ impl NodeImages {
             lineage: running.envelope.lineage,
             cluster: running.envelope.cluster,
             module: image.module(),
-            engine: engine_fingerprint(),
+            engine: image.engine().to_owned(),
             digest: image.digest().0.into(),
             extra: strategy.image_group(position),
             created_us: self.clock.now_us(),
