@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ByModule, Report, Trial, Verdict, hazards, script::Script};
 use crate::{
-    Beginning, History, Modules, OfflineError, Progress, Replay, Tally,
+    Beginning, History, Logged, Modules, OfflineError, Progress, Replay, Tally,
     beside::{Differences, copy, first_difference, taken},
     for_each_entry,
 };
@@ -117,7 +117,7 @@ struct Run {
     modules: Arc<Modules>,
     first: Machine,
     again: Other,
-    /// None: the run begins with an image, whose memory can't be laid out otherwise.
+    /// None: the run begins with an image, or the module's memory can't be laid out otherwise.
     elsewhere: Option<Other>,
     image: Option<Other>,
     restored: Option<Other>,
@@ -183,13 +183,7 @@ impl Run {
         for other in others {
             other.apply(position, entry, &applied)?;
         }
-        if let (Some(other), Some(history)) = (&mut self.elsewhere, elsewhere) {
-            match &entry.command {
-                // Only this one is another entry there.
-                Command::Genesis(_) => other.apply(position, &history.genesis_of(entry), &applied)?,
-                _ => other.apply(position, entry, &applied)?,
-            }
-        }
+        self.step_elsewhere(position, entry, &applied, elsewhere)?;
         self.tally.add(entry, &applied);
         if let Command::Request { request, .. } = &entry.command {
             if self.requests.len() == QUERIES_MAX {
@@ -199,6 +193,23 @@ impl Run {
         }
         if let Outcome::Executed { result: RequestResult::Reply(reply), .. } = &applied.outcome {
             self.answers.insert(xxh3_64(reply));
+        }
+        Ok(())
+    }
+
+    fn step_elsewhere(
+        &mut self,
+        position: Position,
+        entry: &Entry,
+        applied: &Applied,
+        elsewhere: Option<&ByModule<'_>>,
+    ) -> Result<(), OfflineError> {
+        let (Some(other), Some(history)) = (&mut self.elsewhere, elsewhere) else { return Ok(()) };
+        let Command::Genesis(_) = &entry.command else { return other.apply(position, entry, applied) };
+        // Only this one is another entry there.
+        match other.apply(position, &history.genesis_of(entry), applied) {
+            Err(OfflineError::Halt { source: Halt::ModuleRefused(_), .. }) => self.elsewhere = None,
+            applied => applied?,
         }
         Ok(())
     }
@@ -285,9 +296,11 @@ impl Run {
             }
         }
         match &self.elsewhere {
-            None => {
-                report.add("layout", Verdict::Warn, "not tried: the log begins with an image, whose memory is as it is")
-            }
+            None => report.add(
+                "layout",
+                Verdict::Warn,
+                "not tried: the log begins with an image, or the module takes no input buffer of another size",
+            ),
             Some(Other { differences, query, .. }) => match hazards::first(differences, query.as_ref()) {
                 None => report.add(
                     "layout",
@@ -353,26 +366,25 @@ fn begun(history: &dyn History, hash: ModuleHash, modules: &Arc<Modules>) -> Res
 
 /// The limits of the genesis entry, but for the size of the input buffer.
 fn moved_limits(history: &dyn History, until: LogIndex) -> Result<Option<Limits>, OfflineError> {
-    let mut found = None;
     let mut next = LogIndex(0);
-    while next <= until && found.is_none() {
-        for logged in history.entries(next, until.next(), 0)? {
-            next = logged.position.index.next();
-            let Some(bytes) = logged.entry else { continue };
-            let position = logged.position;
+    while next <= until {
+        for Logged { position, entry } in history.entries(next, until.next(), 0)? {
+            next = position.index.next();
+            let Some(bytes) = entry else { continue };
             let entry = replicator_types::codec::decode::<Entry>(&bytes);
-            let Entry { command: Command::Genesis(genesis), .. } =
-                entry.map_err(|source| OfflineError::Entry { position, source })?
-            else {
-                return Ok(None);
-            };
-            let mut limits = genesis.limits;
-            limits.request_bytes = limits.request_bytes.saturating_add(SHIFT_BYTES);
-            if limits.validate().is_err() {
-                limits.request_bytes -= 2 * SHIFT_BYTES;
-            }
-            found = Some(limits).filter(|limits| limits.validate().is_ok());
+            let entry = entry.map_err(|source| OfflineError::Entry { position, source })?;
+            let Command::Genesis(genesis) = entry.command else { return Ok(None) };
+            return Ok(moved(genesis.limits));
         }
     }
-    Ok(found)
+    Ok(None)
+}
+
+fn moved(mut limits: Limits) -> Option<Limits> {
+    let bytes = limits.request_bytes;
+    limits.request_bytes = bytes.saturating_add(SHIFT_BYTES);
+    if limits.validate().is_err() {
+        limits.request_bytes = bytes.saturating_sub(SHIFT_BYTES);
+    }
+    limits.validate().is_ok().then_some(limits)
 }

@@ -1,11 +1,15 @@
 //! Requests that are made up, for a module of which nothing is known.
 //!
 //! Three kinds: words of text, as many protocols have them, from a list of common ones and from what the module's own data says; bytes at random;
-//! and earlier requests with a byte changed or the end cut off. The same module gets the same requests.
+//! and earlier requests with something changed. Those that were answered as none before are kept, and changed more often than others: that
+//! leads further into the module. The same module gets the same requests.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use replicator_types::{ModuleHash, Seed};
 use wasmparser::{Parser, Payload};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Words that requests begin with, in many a protocol.
 const VERBS: [&str; 24] = [
@@ -19,6 +23,8 @@ const WORDS_MAX: usize = 256;
 const WORD_BYTES: std::ops::RangeInclusive<usize> = 2..=16;
 /// Earlier requests that are kept to be changed.
 const KEPT: usize = 64;
+/// Answers that are told apart.
+const ANSWERS_MAX: usize = 100_000;
 
 /// Numbers that look random, the same ones for the same module (splitmix64).
 pub(super) struct Chance(u64);
@@ -48,27 +54,34 @@ impl Chance {
 /// Makes requests up.
 pub(super) struct Requests {
     words: Vec<String>,
+    /// Those that were answered as none before.
     kept: Vec<Bytes>,
+    answers: BTreeSet<u64>,
 }
 
 impl Requests {
     pub(super) fn for_module(module: &[u8]) -> Self {
-        Self { words: words(module), kept: Vec::new() }
+        Self { words: words(module), kept: Vec::new(), answers: BTreeSet::new() }
     }
 
-    pub(super) fn next(&mut self, chance: &mut Chance) -> Bytes {
-        let request: Bytes = match chance.below(10) {
+    pub(super) fn next(&self, chance: &mut Chance) -> Bytes {
+        match chance.below(10) {
             0 => (0..chance.below(64)).map(|_| chance.next() as u8).collect(),
-            1 | 2 if !self.kept.is_empty() => self.changed(chance),
+            1..=5 if !self.kept.is_empty() => self.changed(chance),
             _ => self.text(chance).into(),
-        };
-        if self.kept.len() < KEPT {
-            self.kept.push(request.clone());
-        } else {
-            let at = chance.below(KEPT);
-            self.kept[at] = request.clone();
         }
-        request
+    }
+
+    /// Learns how a request was answered.
+    pub(super) fn learn(&mut self, request: &Bytes, answer: &[u8], chance: &mut Chance) {
+        if self.answers.len() < ANSWERS_MAX && self.answers.insert(xxh3_64(answer)) {
+            if self.kept.len() < KEPT {
+                self.kept.push(request.clone());
+            } else {
+                let at = chance.below(KEPT);
+                self.kept[at] = request.clone();
+            }
+        }
     }
 
     fn text(&self, chance: &mut Chance) -> String {
@@ -86,13 +99,30 @@ impl Requests {
 
     fn changed(&self, chance: &mut Chance) -> Bytes {
         let mut request = self.kept[chance.below(self.kept.len())].to_vec();
-        if request.is_empty() || chance.below(2) == 0 {
-            request.truncate(chance.below(request.len() + 1));
-        } else {
-            let at = chance.below(request.len());
-            request[at] ^= 1 << chance.below(8);
+        match (std::str::from_utf8(&request), chance.below(8)) {
+            (_, 0) => request.truncate(chance.below(request.len() + 1)),
+            (_, 1) if !request.is_empty() => {
+                let at = chance.below(request.len());
+                request[at] ^= 1 << chance.below(8);
+            }
+            (_, 2) => {} // The same once more.
+            (Ok(text), _) => return self.other_word(text, chance).into(),
+            (Err(_), _) => request.extend_from_slice(&chance.next().to_le_bytes()[..chance.below(8)]),
         }
         request.into()
+    }
+
+    /// The same words but one.
+    fn other_word(&self, text: &str, chance: &mut Chance) -> String {
+        let mut words: Vec<&str> = text.split(' ').collect();
+        let at = chance.below(words.len());
+        let number = chance.below(1_000).to_string();
+        words[at] = match chance.below(3) {
+            0 if at == 0 => VERBS[chance.below(VERBS.len())],
+            0 | 1 => NAMES[chance.below(NAMES.len())],
+            _ => &number,
+        };
+        words.join(" ")
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
-use replicator_machine::{Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint};
+use replicator_machine::{
+    Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, RequestResult, engine_fingerprint,
+};
 use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Sequence, SessionId, codec};
 
 use super::requests::{Chance, Requests};
@@ -61,7 +63,10 @@ impl Script {
             let (session, sequence) = &mut sessions[step as usize % SESSIONS];
             *sequence += 1;
             let (session, sequence) = (*session, Sequence(*sequence));
-            writer.write(Command::Request { session, sequence, acked_below: sequence, request })?;
+            let command = Command::Request { session, sequence, acked_below: sequence, request: request.clone() };
+            if let Outcome::Executed { result: RequestResult::Reply(reply), .. } = writer.write(command)? {
+                made.learn(&request, &reply, &mut writer.chance);
+            }
         }
         Ok(Self { entries: writer.entries, modules })
     }
