@@ -171,9 +171,7 @@ impl Application {
         incoming: Arc<Prepared>,
         config: &[u8],
     ) -> Result<Result<u64, ActivationRefusal>, Halt> {
-        self.view = None; // the file knows one view at a time
-        let fork = View::new(&self.prepared, &self.limits, &self.live, &self.file)?;
-        let mut fork = fork.into_fork(&mut self.live)?;
+        let mut fork = self.fork()?;
         let schema = self.prepared.info.schema();
         let successor = swap::successor(&mut fork, schema, &incoming, &self.limits, config);
         drop(fork);
@@ -190,13 +188,17 @@ impl Application {
 
     /// The logical state, as the module writes it, of which nobody else sees anything.
     pub(crate) fn logical_state(&mut self) -> Result<Result<Vec<u8>, ActivationRefusal>, Halt> {
-        self.view = None; // the file knows one view at a time
-        let fork = View::new(&self.prepared, &self.limits, &self.live, &self.file)?;
-        match swap::logical_state(&mut fork.into_fork(&mut self.live)?, &self.limits) {
+        match swap::logical_state(&mut self.fork()?, &self.limits) {
             Ok(state) => Ok(Ok(state)),
             Err(Stopped::Refused(refusal)) => Ok(Err(refusal)),
             Err(Stopped::Halt(halt)) => Err(halt),
         }
+    }
+
+    /// A copy of the live instance that can be called without any effect.
+    pub(crate) fn fork(&mut self) -> Result<Guest, Halt> {
+        self.view = None; // the file knows one view at a time
+        View::new(&self.prepared, &self.limits, &self.live, &self.file)?.into_fork(&mut self.live)
     }
 
     /// What an image needs of the module: its memory for another thread, its globals, the address of its input.

@@ -378,6 +378,11 @@ impl Machine {
         Ok(Self { modules, applied: Some(position), digest, state: Some(state), halted: None })
     }
 
+    /// The module at work, and how the history began, for [`crate::bench`].
+    pub(crate) fn application(&mut self) -> Option<(&mut Application, &Genesis)> {
+        self.state.as_mut().map(|state| (&mut state.application, &state.genesis))
+    }
+
     /// Whether a session is open.
     #[must_use]
     pub fn has_session(&self, session: &SessionId) -> bool {

@@ -99,8 +99,9 @@ pub(super) fn end(history: &dyn History, until: Option<LogIndex>, to_end: bool) 
     let last = history.last().ok_or(OfflineError::Empty).map_err(source::unusable)?.index;
     let committed = history.committed();
     match (until, committed) {
+        (Some(wanted), _) if wanted > last => Err(source::unusable(OfflineError::Beyond { wanted, last })),
         _ if to_end => Ok(until.unwrap_or(last)),
-        (Some(until), Some(committed)) if until <= committed || until > last => Ok(until),
+        (Some(until), Some(committed)) if until <= committed => Ok(until),
         (None, Some(committed)) => Ok(committed),
         (Some(until), known) => Err(Failure::Usage(format!(
             "entry {until} isn't known to be committed: {}. Give --to-end with --until to apply entries that perhaps nobody was told of",
