@@ -55,7 +55,8 @@ pub(super) fn check(
             &script
         }
         Trial::Log(history) => {
-            adapted = ByModule::new(*history, module.clone(), history.purged().is_some());
+            let behind_image = history.purged().is_some();
+            adapted = ByModule::new(*history, module.clone(), behind_image).without_swaps();
             &adapted
         }
     };

@@ -16,9 +16,11 @@ const SHOWN: usize = 8;
 
 pub(super) fn check(module: &Bytes, report: &mut Report) {
     let found = Found::of(module);
-    imports(&found, report);
-    exports(&found, report);
-    let told_already = !found.imports.is_empty() || !found.missing.is_empty();
+    if let Some(found) = &found {
+        imports(found, report);
+        exports(found, report);
+    }
+    let told_already = found.is_some_and(|found| !found.imports.is_empty() || !found.missing.is_empty());
     match load::check(module) {
         Ok(info) => sizes(&info, report),
         Err(LoadError::Import { .. } | LoadError::MissingExport { .. }) if told_already => {
@@ -35,7 +37,7 @@ pub(super) fn check(module: &Bytes, report: &mut Report) {
             report.compile_time = Some(took);
             let told = format!("checked, instrumented and compiled in {:.0} ms", took.as_secs_f64() * 1e3);
             report.add("compile", Verdict::Ok, told);
-            describe(&info, report);
+            report.add("description", Verdict::Ok, info.description.clone());
             report.info = Some(info);
         }
     }
@@ -51,7 +53,8 @@ struct Found {
 }
 
 impl Found {
-    fn of(module: &Bytes) -> Self {
+    /// Nothing if it can't be read to its end: then it is no module.
+    fn of(module: &Bytes) -> Option<Self> {
         let mut found = Self::default();
         let mut names = Vec::new();
         for payload in Parser::new(0).parse_all(module) {
@@ -64,12 +67,12 @@ impl Found {
                     names.extend(section.into_iter().filter_map(Result::ok).map(|export| export.name));
                 }
                 Ok(_) => {}
-                Err(_) => return found, // No module at all, or cut: the form says so.
+                Err(_) => return None,
             }
         }
         found.exported = names.len();
         found.missing = load::required_exports().filter(|name| !names.contains(name)).collect();
-        found
+        Some(found)
     }
 }
 
@@ -112,18 +115,6 @@ fn sizes(info: &ModuleInfo, report: &mut Report) {
         Ok(()) => report.add("limits", Verdict::Ok, told),
         Err(error) => report.add("limits", Verdict::Warn, format!("{told}; {error}")),
     }
-}
-
-fn describe(info: &ModuleInfo, report: &mut Report) {
-    let (schema, accepts) = (info.word("schema").unwrap_or_default(), info.word("accepts_from").unwrap_or_default());
-    if accepts.split(',').any(|accepted| accepted == schema) {
-        return report.add("description", Verdict::Ok, info.description.clone());
-    }
-    let why = format!(
-        "{}; it doesn't accept its own schema {schema}, so no later build of it with this schema can take its place: let accepts_from hold it",
-        info.description
-    );
-    report.add("description", Verdict::Warn, why);
 }
 
 fn floats(module: &Bytes, report: &mut Report) {

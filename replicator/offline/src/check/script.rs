@@ -134,18 +134,25 @@ pub struct ByModule<'h> {
     history: &'h dyn History,
     module: ModuleHash,
     modules: Arc<Modules>,
-    /// The images are this module's own.
+    /// Where the log doesn't go back to the genesis entry, it begins with an image.
     keeps_images: bool,
+    /// Activations are left out: this module runs to the end.
+    drops_swaps: bool,
     limits: Option<Limits>,
 }
 
 impl<'h> ByModule<'h> {
-    /// The history for a module. Images are left out unless `keeps_images`: they are of the module that ran.
+    /// The history for a module. Images are left out unless `keeps_images`: they may be of another module.
     #[must_use]
     pub fn new(history: &'h dyn History, module: Bytes, keeps_images: bool) -> Self {
         let mut modules = Modules::before(history.modules());
         let hash = modules.add(module);
-        Self { history, module: hash, modules: Arc::new(modules), keeps_images, limits: None }
+        Self { history, module: hash, modules: Arc::new(modules), keeps_images, drops_swaps: false, limits: None }
+    }
+
+    /// The same without activations.
+    pub(super) fn without_swaps(self) -> Self {
+        Self { drops_swaps: true, ..self }
     }
 
     /// The same from the genesis entry on, under other limits.
@@ -177,6 +184,7 @@ impl<'h> ByModule<'h> {
         let entry: Entry = codec::decode(&bytes).map_err(|source| OfflineError::Entry { position, source })?;
         let bytes = match &entry.command {
             Command::Genesis(_) => codec::encode(&self.genesis_of(&entry)).into(),
+            Command::Activate { .. } if self.drops_swaps => return Ok(Logged { position, entry: None }),
             _ => bytes,
         };
         Ok(Logged { position, entry: Some(bytes) })

@@ -1,15 +1,15 @@
 ;; Keeps the bytes of requests and lists them, as a hash table with two buckets might: in an order that a key decides. What stands in braces
 ;; differs: the key, and what a snapshot and a restore do beside their work.
 ;;
-;; Memory: 16 the description, 32 how many bytes are kept, 64 the bytes, 1024 the output list, 4096 the input.
+;; Memory: 32 how many bytes are kept, 64 the bytes, 512 the description, 1024 the output list, 4096 the input.
 (module
   (memory (export "memory") 40)
-  (data (i32.const 16) "app=heap version=1 schema=1 accepts_from=1")
+  (data (i32.const 512) "app=heap version=1 schema=1 accepts_from=1")
   (global $end (mut i32) (i32.const 0))
   (global $given (mut i32) (i32.const 0))
 
   (func (export "rsm_abi_1"))
-  (func (export "rsm_describe") (result i64) (i64.const 0x000000100000002a))
+  (func (export "rsm_describe") (result i64) (i64.const 0x000002000000002a))
   (func (export "rsm_input") (param $len i32) (result i32)
     (global.set $end (i32.add (i32.const 4096) (local.get $len))) ;; The next thing would be allocated here.
     (i32.const 4096))
