@@ -18,6 +18,7 @@ without replicator-types tokio tonic prost wasmtime openraft
 without replicator-chain tokio tonic prost wasmtime openraft replicator-machine replicator-storage
 without replicator-machine tokio tonic prost openraft replicator-storage
 without replicator-storage tokio tonic prost wasmtime openraft replicator-machine
+without replicator-offline tokio tonic prost openraft replicator-chain replicator
 without replicator-client wasmtime openraft replicator-machine replicator-storage
 without chat wasmtime openraft replicator-machine replicator-storage replicator
 without statemachine tokio tonic wasmtime

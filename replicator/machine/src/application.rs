@@ -185,6 +185,15 @@ impl Application {
         Ok(Ok(state_bytes))
     }
 
+    /// The logical state, as the module writes it, of which nobody else sees anything.
+    pub(crate) fn logical_state(&mut self) -> Result<Result<Vec<u8>, ActivationRefusal>, Halt> {
+        match swap::logical_state(&mut self.fork()?, &self.limits) {
+            Ok(state) => Ok(Ok(state)),
+            Err(Stopped::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stopped::Halt(halt)) => Err(halt),
+        }
+    }
+
     /// A copy of the live instance that can be called without any effect.
     pub(crate) fn fork(&mut self) -> Result<Guest, Halt> {
         self.view = None; // the file knows one view at a time

@@ -52,7 +52,7 @@ pub use history::ModuleSpan;
 pub use image::{IMAGE_VERSION, Image, ImageError, ImageSummary, ImageUnavailable};
 pub use limits::{Limits, LimitsError};
 pub use load::{LoadError, ModuleInfo};
-pub use machine::{Machine, ModuleSource, StateParts, Stats};
+pub use machine::{Machine, ModuleSource, SURVEY_PAGE_BYTES, StateParts, Stats, Survey};
 pub use outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult, Trap, TrapKind};
 pub use pushes::{CursorExpired, PushCursor, RetainedPush};
 pub use rollback::CopyTime;

@@ -233,6 +233,12 @@ pub(crate) const fn features() -> WasmFeatures {
         .union(WasmFeatures::EXTENDED_CONST)
 }
 
+/// The exports that every module must have.
+pub fn required_exports() -> impl Iterator<Item = &'static str> {
+    let functions = FUNCTIONS.iter().filter(|(.., required)| *required);
+    std::iter::once("memory").chain(functions.map(|(name, ..)| *name))
+}
+
 /// Checks `bytes` without compiling or running anything.
 ///
 /// # Errors

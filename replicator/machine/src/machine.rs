@@ -34,6 +34,11 @@ use crate::{
     sessions::{Sessions, Verdict},
 };
 
+mod survey;
+mod trial;
+
+pub use survey::{SURVEY_PAGE_BYTES, Survey};
+
 /// Where modules come from: the node's module store.
 pub trait ModuleSource: Send + Sync {
     /// The bytes of a module, if the store has it.
@@ -101,6 +106,14 @@ pub struct StateParts {
     pub history: u64,
     /// The running digest and the applied position.
     pub digest: u64,
+}
+
+impl StateParts {
+    /// The hash of everything.
+    pub(crate) fn hash(&self) -> Digest {
+        let Self { memory, globals, sessions, pushes, clock, history, digest } = *self;
+        Digest(hash_of(&[memory, globals, sessions, pushes, clock, history, digest]))
+    }
 }
 
 impl Machine {
@@ -236,8 +249,7 @@ impl Machine {
     ///
     /// Reads the whole state: some 100 ms for each GiB.
     pub fn state_hash(&mut self) -> Digest {
-        let StateParts { memory, globals, sessions, pushes, clock, history, digest } = self.state_parts();
-        Digest(hash_of(&[memory, globals, sessions, pushes, clock, history, digest]))
+        self.state_parts().hash()
     }
 
     /// The hashes of the parts of the state. Reads all of it.

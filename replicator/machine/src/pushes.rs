@@ -167,6 +167,17 @@ impl RetainedPushes {
         }
     }
 
+    /// How many there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The oldest and the newest.
+    pub(crate) fn span(&self) -> Option<(PushCursor, PushCursor)> {
+        let newest = self.open.last().or_else(|| self.chunks.back().and_then(|chunk| chunk.last()))?;
+        Some((self.iter().next()?.cursor, newest.cursor))
+    }
+
     /// The hash of all of it.
     pub(crate) fn hash(&self) -> u64 {
         let mut hasher = Xxh3Default::new();

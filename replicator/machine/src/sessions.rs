@@ -16,7 +16,7 @@
 //! into a layer above, one by one; once it is gone the layer is merged, a few sessions at each access.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
 };
@@ -293,24 +293,41 @@ impl Sessions {
         let mut sorted: Vec<_> = self.iter().collect();
         sorted.sort_unstable_by_key(|(id, _)| **id);
         let mut hasher = Xxh3Default::new();
-        for (id, Session { ttl_us, deadline_us, floor, outcomes, result_bytes }) in sorted {
+        for (id, session) in sorted {
             hasher.update(&id.0);
-            for number in [*ttl_us, *deadline_us, *floor, outcomes.len() as u64, *result_bytes] {
-                hasher.update(&number.to_le_bytes());
-            }
-            for Stored { request_hash, result, position, digest } in outcomes {
-                hasher.update(&request_hash.to_le_bytes());
-                let (tag, bytes) = match result {
-                    RequestResult::Reply(reply) => (0, &reply[..]),
-                    RequestResult::Trap(trap) => (1 + trap.kind as u64, trap.message.as_bytes()),
-                };
-                for number in [tag, bytes.len() as u64, position.epoch.0, position.index.0, digest.0] {
-                    hasher.update(&number.to_le_bytes());
-                }
-                hasher.update(bytes);
-            }
+            session.hash_into(&mut hasher);
         }
         hasher.digest()
+    }
+
+    /// The hash of each session.
+    pub(crate) fn hashes(&self) -> BTreeMap<SessionId, u64> {
+        let hash = |(id, session): (&SessionId, &Session)| {
+            let mut hasher = Xxh3Default::new();
+            session.hash_into(&mut hasher);
+            (*id, hasher.digest())
+        };
+        self.iter().map(hash).collect()
+    }
+}
+
+impl Session {
+    fn hash_into(&self, hasher: &mut Xxh3Default) {
+        let Self { ttl_us, deadline_us, floor, outcomes, result_bytes } = self;
+        for number in [*ttl_us, *deadline_us, *floor, outcomes.len() as u64, *result_bytes] {
+            hasher.update(&number.to_le_bytes());
+        }
+        for Stored { request_hash, result, position, digest } in outcomes {
+            hasher.update(&request_hash.to_le_bytes());
+            let (tag, bytes) = match result {
+                RequestResult::Reply(reply) => (0, &reply[..]),
+                RequestResult::Trap(trap) => (1 + trap.kind as u64, trap.message.as_bytes()),
+            };
+            for number in [tag, bytes.len() as u64, position.epoch.0, position.index.0, digest.0] {
+                hasher.update(&number.to_le_bytes());
+            }
+            hasher.update(bytes);
+        }
     }
 }
 

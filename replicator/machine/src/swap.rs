@@ -49,21 +49,40 @@ pub(crate) fn successor(
 ) -> Result<Successor, Stopped> {
     let (live, file) = begun(incoming, limits, config)?;
     let mut restore = Restore { live, schema, limits, fuel: limits.restore_fuel, done: 0, held: 0 };
+    let state_bytes = for_each_chunk(fork, limits, |chunk| restore.take(chunk))?;
+    Ok(Successor { live: restore.finish()?, file, state_bytes })
+}
+
+/// The state of `fork`, as its module writes it.
+pub(crate) fn logical_state(fork: &mut Guest, limits: &Limits) -> Result<Vec<u8>, Stopped> {
+    let mut state = Vec::new();
+    for_each_chunk(fork, limits, |chunk| {
+        state.extend_from_slice(chunk);
+        Ok(())
+    })?;
+    Ok(state)
+}
+
+/// Has `fork` write its snapshot, and gives each chunk to `take`. Returns the bytes of all.
+fn for_each_chunk(
+    fork: &mut Guest,
+    limits: &Limits,
+    mut take: impl FnMut(&[u8]) -> Result<(), Stopped>,
+) -> Result<u64, Stopped> {
     let (mut bytes, mut fuel) = (0, limits.snapshot_fuel);
     let max = limits.memory_bytes() as u64;
     loop {
         let chunk = fork.snapshot_chunk(limits.chunk_bytes as usize, &mut fuel);
         let chunk = chunk.map_err(|failure| snapshot_failed(failure, bytes, limits))?;
         if chunk.is_empty() {
-            break;
+            return Ok(bytes);
         }
         bytes += chunk.len() as u64;
         if bytes > max {
             return Err(ActivationRefusal::SnapshotTooLong { max }.into());
         }
-        restore.take(chunk)?;
+        take(chunk)?;
     }
-    Ok(Successor { live: restore.finish()?, file, state_bytes: bytes })
 }
 
 /// An instance fresh from `rsm_init`.

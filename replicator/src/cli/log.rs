@@ -234,7 +234,12 @@ fn described(record: &LoggedRecord, framed: bool) -> String {
         (true, _) => return "unknown".into(),
     };
     let Ok(entry) = codec::decode::<Entry>(payload) else { return "an entry of another kind".into() };
-    match entry.command {
+    command_text(&entry.command)
+}
+
+/// What a command orders.
+pub(super) fn command_text(command: &Command) -> String {
+    match command {
         Command::Genesis(genesis) => format!("genesis of cluster {}, module {}", genesis.cluster, genesis.module),
         Command::OpenSession { ttl_us } => format!("open a session for {} s", ttl_us / 1_000_000),
         Command::CloseSession { session } => format!("close session {session}"),

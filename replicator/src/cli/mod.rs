@@ -16,6 +16,7 @@ mod module;
 mod node;
 mod output;
 mod recover;
+mod replay;
 mod restart;
 mod shape;
 mod snapshot;
@@ -69,6 +70,11 @@ enum Command {
     /// Look at a stopped node's folder: check every byte, print its log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Run a stopped node's log again, offline: the state at any index, what changed between two, a run kept as a test
+    Replay(replay::ReplayArgs),
+    /// Check a module, compare it with the one that runs
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
     /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
     Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
@@ -128,6 +134,8 @@ pub fn main() -> ExitCode {
             Command::Upgrade(args) => upgrade::run(args).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
+            Command::Replay(args) => replay::run(&args),
+            Command::Module(command) => module::run(command).await,
             Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,

@@ -23,6 +23,7 @@ mod restoring;
 mod room;
 mod startup;
 mod status;
+pub mod stopped;
 mod subscriptions;
 mod upgrading;
 mod waiters;
