@@ -67,7 +67,8 @@ fn reactions_and_edits_are_told_to_whom_they_concern() {
         talk.say("/to bob").await?;
         talk.say(&format!("/edit {id} hello")).await?;
         talk.event("changed", |event| event["pushed_to"] == 1).await?;
-        let (heard, mailbox) = (bob.run(&["listen", "--timeout", "1"]).await?.exits(0)?, bob.json(&["messages"]).await?);
+        let (heard, mailbox) =
+            (bob.run(&["listen", "--timeout", "1"]).await?.exits(0)?, bob.json(&["messages"]).await?);
         ensure!(heard.stdout.contains("edited: ") && heard.stdout.contains("hello (edited) [👍]"), "{heard:?}");
         let message = &mailbox["messages"][0];
         ensure!((&message["text"], &message["reaction"]) == (&"hello".into(), &"👍".into()), "{mailbox}");
