@@ -29,7 +29,16 @@ fn counter_in_c() -> Option<&'static [u8]> {
 }
 
 fn node(module: &[u8]) -> Node {
-    Node::with(module, Limits { apply_fuel: 100_000_000, memory_pages: 256, retained_push_bytes: 1 << 20, ..limits() })
+    Node::with(
+        module,
+        Limits {
+            apply_fuel: 100_000_000,
+            query_fuel: 100_000_000,
+            memory_pages: 256,
+            retained_push_bytes: 1 << 20,
+            ..limits()
+        },
+    )
 }
 
 /// A module outside of a machine: what no machine calls before there is a swap.
