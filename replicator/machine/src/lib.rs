@@ -22,6 +22,7 @@ pub mod load;
 pub mod bench;
 
 mod application;
+mod checkpoint;
 mod decode;
 mod description;
 mod digest;
@@ -32,6 +33,7 @@ mod image;
 mod machine;
 mod memory;
 mod outcome;
+mod page_sums;
 mod pagemap;
 mod pushes;
 mod query;
@@ -40,6 +42,7 @@ mod sessions;
 mod shadow;
 mod written;
 
+pub use checkpoint::{CHECKPOINT_ENTRIES, is_checkpoint};
 pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;

@@ -11,8 +11,11 @@ mod modules;
 mod pacer;
 mod peer;
 mod pipeline;
+#[cfg(feature = "planted-wrong-answers")]
+mod planted;
 mod proposals;
 mod proposer;
+mod quarantine;
 mod queries;
 mod reads;
 mod recovery;
@@ -43,6 +46,7 @@ pub use self::{
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
+    quarantine::{Divergence, DivergentRequest},
     queries::{Answered, MustSee, Read},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
@@ -57,6 +61,7 @@ use self::{
     founding::FoundingCall,
     images::{NodeImages, Served},
     proposals::Proposals,
+    quarantine::Quarantine,
     reads::Reader,
     repair::Repairs,
     requests::ENTRY_BYTES_MAX,
@@ -119,6 +124,7 @@ pub struct Node {
     waiters: Arc<Waiters>,
     applier: Applier,
     images: Arc<NodeImages>,
+    quarantine: Arc<Quarantine>,
     stage: watch::Sender<Stage>,
     founding: mpsc::Sender<FoundingCall>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,

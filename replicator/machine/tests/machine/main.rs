@@ -1,5 +1,6 @@
 //! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes.
 
+mod checkpoints;
 mod genesis;
 mod harness;
 mod hostile;
