@@ -46,7 +46,7 @@ pub use self::{
     modules::StoreModuleError,
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
-    quarantine::{Divergence, DivergentRequest},
+    quarantine::{Divergence, DivergentRequest, FOUND_OUT},
     queries::{Answered, MustSee, Read},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},

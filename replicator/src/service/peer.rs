@@ -240,7 +240,10 @@ impl PeerService for PeerApi {
         let served = self.node.serve_image(at_least, &known_manifest, offset).await;
         let served = served.map_err(|error| Status::internal(error.to_string()))?;
         let served = served.ok_or_else(|| Status::not_found(format!("no image of {at_least} here")))?;
-        let manifest = codec::encode(served.manifest()).into();
+        let manifest = served.manifest();
+        #[cfg(feature = "planted-wrong-answers")]
+        let manifest = &super::planted::given(manifest);
+        let manifest = codec::encode(manifest).into();
         let first = pb::FetchImageResponse { manifest, ..pb::FetchImageResponse::default() };
         let pieces = stream::try_unfold(served, async |mut served| {
             let piece = served.next().await.map_err(|error| Status::internal(error.to_string()))?;

@@ -17,7 +17,7 @@ use replicator_types::{DiskId, LogIndex};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    Divergence,
+    Divergence, FOUND_OUT,
     judging::{Difference, Judgement, judge},
     naming::Narrowed,
 };
@@ -225,16 +225,22 @@ impl Node {
         let digests = &self.quarantine.digests;
         let passed = digests.at(standing.index).is_none() || found.agreed >= Some(standing.index);
         let renewed = !standing.outvoted || self.quarantine.renewed.load(Ordering::Acquire);
-        let replaced = |disk: &DiskId| !members.iter().any(|member| member.disk == *disk);
-        let decided = !standing.outvoted
-            && !standing.against.is_empty()
-            && standing.against.iter().all(|(_, disk)| replaced(disk));
+        let is_member = |disk: DiskId| members.iter().any(|member| member.disk == disk);
+        let decided = if standing.outvoted {
+            // After a recovery, say: there is nobody else.
+            renewed && !members.iter().any(|member| member.disk != self.disk && member.voter && !member.witness)
+        } else {
+            !standing.against.iter().any(|(_, disk)| is_member(*disk))
+        };
         if decided || (found.agreed.is_some() && passed && renewed) {
             let quarantine = self.clone();
             spawn_blocking(move || quarantine.quarantine.lift()).await.expect("removing a file doesn't panic")?;
             running.strategy.stand_back(false);
-            let why =
-                if decided { "whom it differed from was replaced" } else { "a comparison agrees with the others" };
+            let why = if decided {
+                "whom it differed from is no member any more"
+            } else {
+                "a comparison agrees with the others"
+            };
             tracing::warn!(index = found.agreed.unwrap_or_default().0, "this node answers again: {why}");
         }
         Ok(())
@@ -277,7 +283,7 @@ impl Node {
             good,
             cleaned: false,
         };
-        tracing::error!("{}; this node answers nobody from now on", divergence.told());
+        tracing::error!("{}; {FOUND_OUT}", divergence.told());
         self.quarantine.set_remedy(if outvoted {
             "its state is being made anew".into()
         } else {

@@ -29,6 +29,8 @@ pub(super) use self::digests::Digests;
 use super::{Node, peer::EnvelopeError};
 use crate::transport::DigestsAnswer;
 
+/// What a node's log says when its state turns out to differ, after where it does.
+pub const FOUND_OUT: &str = "this node answers nobody from now on";
 /// Indexes that one question may name.
 const ASKED_MAX: usize = 64;
 
