@@ -5,10 +5,10 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use replicator_client::{
-    Consistency, Executed,
-    proto::{Divergence, NodeState, StatusResponse},
+    Consistency, ErrorReason, Executed,
+    proto::{self, Divergence, NodeState, QueryRequest, StatusResponse, SubscribeRequest},
 };
-use replicator_tests::{Cluster, Load, Scenario, advance, module, scenario, settle, until};
+use replicator_tests::{Cluster, Load, Requests as _, Scenario, advance, module, reason, scenario, settle, until};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 const MODES: [&str; 2] = ["majority", "chain"];
@@ -61,12 +61,20 @@ async fn healed(cluster: &Cluster) -> Result<()> {
 
 /// Checks that a node answers no client in any way.
 async fn answers_nobody(cluster: &Cluster, node: usize) -> Result<()> {
-    let client = cluster.client_of(node)?.with_deadline(Duration::from_secs(2));
-    match client.query("get a", Consistency::Local, None).await {
-        Ok(told) => bail!("{} answers a query: {told:?}", cluster[node].name),
-        Err(error) => ensure!(error.to_string().contains("not to be believed"), "{error}"),
-    }
-    ensure!(client.open_session(None).await.is_err(), "{} opens a session", cluster[node].name);
+    // The Rust client would go to another node.
+    let mut client = cluster.node(node).await?;
+    let name = &cluster[node].name;
+    let query = QueryRequest {
+        request: "get a".into(),
+        consistency: proto::Consistency::Local.into(),
+        ..QueryRequest::default()
+    };
+    let Err(refused) = client.query(query).await else { bail!("{name} answers a query") };
+    let told = refused.message().contains("not to be believed");
+    ensure!(told && reason(&refused) == Some(ErrorReason::NodeHalted), "{refused:?}");
+    ensure!(client.session(0).await.is_err(), "{name} opens a session");
+    let subscribe = SubscribeRequest { topics: vec!["counters".into()], ..SubscribeRequest::default() };
+    ensure!(client.subscribe(subscribe).await.is_err(), "{name} takes a subscription");
     let mut health = HealthClient::new(cluster.channel(node).await?);
     until("it says that it doesn't serve", async || {
         let checked = health.check(HealthCheckRequest { service: String::new() }).await?.into_inner();
@@ -80,8 +88,8 @@ async fn answers_nobody(cluster: &Cluster, node: usize) -> Result<()> {
 fn a_replica_that_differs_is_quarantined_named_and_made_anew() {
     scenario(async |s| {
         for mode in MODES {
-            // The first time it is made anew it is wrong again.
-            let cluster = cluster(s, mode, "", 2, 2).await?;
+            // The first two times it is made anew it is wrong again.
+            let cluster = cluster(s, mode, "", 2, 3).await?;
             let loads = Load::several(&cluster, 1).await?;
             advance(&loads, 50).await?;
             let (session, executed) = ask(&cluster, 0).await?;

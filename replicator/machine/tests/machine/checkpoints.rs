@@ -46,6 +46,7 @@ fn equal_states_have_equal_ones_whenever_they_were_made() {
         if round % 7 == 0 {
             often.time_us += TICK_US;
             often.tick();
+            often.apply(Command::CloseSession { session: client.session });
             client = often.open();
         }
         let mut seldom = often.replayed(&hostile());

@@ -78,8 +78,12 @@ impl Node {
         };
         loop {
             tokio::time::sleep(PERIOD).await;
-            if let Err(error) = self.round(&running, &mut rounds).await {
-                return self.fail(error); // The note can't be kept: after a restart nothing would be known of it.
+            match self.round(&running, &mut rounds).await {
+                Ok(()) => {}
+                Err(error) if error.is_full() => {
+                    tracing::warn!(%error, "this node's quarantine can't be noted yet; it answers nobody all the same");
+                }
+                Err(error) => return self.fail(error), // After a restart nothing would be known of it.
             }
         }
     }
@@ -103,6 +107,8 @@ impl Node {
         }
         self.conclude(running, rounds, &members, &answers, found).await?;
         if self.quarantine.is_silent() {
+            let images = self.images.clone();
+            spawn_blocking(move || images.clean()).await.expect("removing files doesn't panic")?;
             self.stand_aside(running, rounds, &answers).await;
             self.make_anew(running, rounds);
         } else if rounds.lonely > 0 || rounds.attempts > 0 {
@@ -290,14 +296,9 @@ impl Node {
             "start the node that is to be given up with --rejoin, or a third replica, which decides".into()
         });
         self.quarantine.renewed.store(false, Ordering::Release);
-        let node = self.clone();
-        let kept = spawn_blocking(move || {
-            node.quarantine.keep(divergence)?;
-            node.images.clean()
-        });
-        kept.await.expect("writing a note doesn't panic")?;
         self.applier.give(Work::Silence).await;
-        Ok(())
+        let node = self.clone();
+        spawn_blocking(move || node.quarantine.keep(divergence)).await.expect("writing a note doesn't panic")
     }
 
     /// The primary's part goes to a member whose state is good, and doesn't come here where it can go elsewhere.

@@ -239,12 +239,12 @@ impl Quarantine {
         self.keep(Divergence { cleaned: true, ..(*found).clone() })
     }
 
-    /// Makes this what is known; durable on return.
+    /// Makes this what is known; durable on return. On an error it is known all the same, until the next start.
     fn keep(&self, found: Divergence) -> Result<(), StorageError> {
         self.silent.store(true, Ordering::Release);
-        self.dir.set_quarantine(Some(codec::encode(&found)))?;
+        let note = codec::encode(&found);
         self.standing.send_replace(Some(Arc::new(found)));
-        Ok(())
+        self.dir.set_quarantine(Some(note))
     }
 
     /// The state is as good as any other's again; durable on return.
