@@ -232,7 +232,9 @@ impl Node {
         let passed = digests.at(standing.index).is_none() || found.agreed >= Some(standing.index);
         let renewed = !standing.outvoted || self.quarantine.renewed.load(Ordering::Acquire);
         let is_member = |disk: DiskId| members.iter().any(|member| member.disk == disk);
-        let decided = if standing.outvoted {
+        let decided = if !is_member(self.disk) {
+            false // Just after a start, it isn't known yet who is.
+        } else if standing.outvoted {
             // After a recovery, say: there is nobody else.
             renewed && !members.iter().any(|member| member.disk != self.disk && member.voter && !member.witness)
         } else {
