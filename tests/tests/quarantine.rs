@@ -207,6 +207,30 @@ fn one_against_one_answer_nobody_until_a_third_decides() {
     });
 }
 
+/// A chain of two, which no third will ever come to.
+#[test]
+fn an_operator_decides_between_two() {
+    scenario(async |s| {
+        let mut cluster = s.prepare_with(2, 1, "mode = \"chain\"\n").await?;
+        cluster[0].diverge(ASKED, DONE, 1);
+        cluster.start_all().await?;
+        cluster.init(&module("counter"), &[]).await?;
+        let (_, executed) = ask(&cluster, 1).await?;
+        for node in [0, 1] {
+            let (_, divergence) = found_out(&cluster, node).await?;
+            ensure!(!divergence.outvoted && divergence.exact, "{divergence:?}");
+            ensure!(divergence.log_index == executed.log_index.0, "{divergence:?}");
+        }
+        let removed = cluster.replicator(&["member", "remove", "n1"]).await?.exits(0)?;
+        ensure!(removed.stdout.contains("n1 is out of the chain"), "{removed:?}");
+        cluster.wait_serves(1).await?;
+        ensure!(cluster.counter_at(1, "z").await? == 7, "it has the wrong state");
+        let session = cluster.client_of(1)?.open_session(None).await?;
+        ensure!(session.execute("add z 1").await?.response[..] == *b"8", "it doesn't go on");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_quarantine_outlives_restarts() {
     scenario(async |s| {

@@ -295,7 +295,7 @@ impl Node {
         self.quarantine.set_remedy(if outvoted {
             "its state is being made anew".into()
         } else {
-            "start the node that is to be given up with --rejoin, or a third replica, which decides".into()
+            "start a third replica, which decides (with an empty folder, if its own is lost). In a chain, an operator can: `member remove`".into()
         });
         self.quarantine.renewed.store(false, Ordering::Release);
         self.applier.give(Work::Silence).await;
