@@ -15,17 +15,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 use replicator_machine::{
     Applied, Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, RequestResult, bench, engine_fingerprint,
+    is_checkpoint,
 };
 use replicator_proto::chat::v1::{
     ChatRequest, ChatResponse, DeleteAccount, Login, Register, Send, chat_request::Action,
     chat_response::Result as Answer,
 };
-use replicator_types::{ClusterId, Lineage, ModuleHash, Position, Seed, Sequence, SessionId};
+use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Seed, Sequence, SessionId};
 use sha2::Digest as _;
 
 /// Sends into one mailbox before it is emptied, outside of the measurement.
@@ -63,6 +64,8 @@ fn other(module: &[u8]) -> Bytes {
 struct Node {
     machine: Machine,
     index: u64,
+    /// Whether it makes the checkpoints that a node makes.
+    checkpoints: bool,
 }
 
 impl Node {
@@ -71,7 +74,7 @@ impl Node {
         let hash = hash_of(&bytes);
         let other = other(&bytes);
         let modules = Arc::new(Modules([(hash, bytes), (hash_of(&other), other)].into()));
-        let mut node = Self { machine: Machine::new(modules), index: 0 };
+        let mut node = Self { machine: Machine::new(modules), index: 0, checkpoints: false };
         node.apply(Command::Genesis(Box::new(Genesis {
             cluster: ClusterId([1; 16]),
             lineage: Lineage(7),
@@ -88,7 +91,11 @@ impl Node {
         let mut seed = [5; 16];
         seed[..8].copy_from_slice(&self.index.to_le_bytes());
         let entry = Entry { time_us: self.index as i64, seed: Seed(seed), command };
-        self.machine.apply(Position::new(1, self.index), &entry).expect("the machine goes on")
+        let applied = self.machine.apply(Position::new(1, self.index), &entry).expect("the machine goes on");
+        if self.checkpoints && is_checkpoint(LogIndex(self.index), Some(&entry)) {
+            black_box(self.machine.checkpoint().expect("the machine goes on"));
+        }
+        applied
     }
 
     fn open(&mut self) -> Client {
@@ -205,29 +212,16 @@ fn whole_entries(criterion: &mut Criterion) {
             node.machine.query(None, black_box(&request))
         });
     });
-    group.bench_function("chat send with a push, 64 B", |bencher| {
-        let mut node = Node::new("chat_module.wasm");
-        let (mut alice, mut bob) = (node.open(), node.open());
-        join(&mut node, &mut alice, "alice");
-        join(&mut node, &mut bob, "bob");
-        let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
-        bencher.iter_custom(|iterations| {
-            let (mut left, mut spent) = (iterations, Duration::ZERO);
-            while left > 0 {
-                let now = left.min(MAILBOX);
-                let start = Instant::now();
-                for _ in 0..now {
-                    black_box(node.send(&mut alice, &send));
-                }
-                spent += start.elapsed();
-                left -= now;
-                let last = node.send(&mut alice, &send);
-                assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
-                node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
-                join(&mut node, &mut bob, "bob");
-            }
-            spent
-        });
+    for (checkpoints, name) in
+        [(false, "chat send with a push, 64 B"), (true, "chat send with a push, 64 B, with checkpoints")]
+    {
+        group.bench_function(name, |bencher| chat_sends(bencher, checkpoints));
+    }
+    let mut node = Node::new("echo_module.wasm");
+    node.checkpoints = true;
+    let mut client = node.open();
+    group.bench_function("echo of 64 B, with checkpoints", |bencher| {
+        bencher.iter(|| node.send(&mut client, black_box(&request)));
     });
     group.finish();
 }
@@ -288,6 +282,32 @@ fn swaps(criterion: &mut Criterion) {
         }
     }
     group.finish();
+}
+
+fn chat_sends(bencher: &mut Bencher<'_>, checkpoints: bool) {
+    let mut node = Node::new("chat_module.wasm");
+    node.checkpoints = checkpoints;
+    let (mut alice, mut bob) = (node.open(), node.open());
+    join(&mut node, &mut alice, "alice");
+    join(&mut node, &mut bob, "bob");
+    let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
+    bencher.iter_custom(|iterations| {
+        let (mut left, mut spent) = (iterations, Duration::ZERO);
+        while left > 0 {
+            let now = left.min(MAILBOX);
+            let start = Instant::now();
+            for _ in 0..now {
+                black_box(node.send(&mut alice, &send));
+            }
+            spent += start.elapsed();
+            left -= now;
+            let last = node.send(&mut alice, &send);
+            assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
+            node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
+            join(&mut node, &mut bob, "bob");
+        }
+        spent
+    });
 }
 
 criterion_group!(benches, guest_calls, bookkeeping, whole_entries, swaps);

@@ -212,6 +212,18 @@ impl Application {
         Ok(memory.map(|memory| (memory, self.journal.globals().to_vec(), self.journal.input() as u64)))
     }
 
+    /// Numbers that tell this memory and these globals from others, without reading all of it; none where the system can't tell
+    /// which pages were written.
+    pub(crate) fn fingerprint(&mut self) -> Result<Option<impl Iterator<Item = u64>>, Halt> {
+        if self.journal.page_sum().is_some() && !self.journal.calls().is_empty() {
+            self.journal.renew(&mut self.live, &self.file)?;
+        }
+        // Without a call since the copy, the copy is the live state.
+        let Some(sum) = self.journal.page_sum() else { return Ok(None) };
+        let numbers = [self.journal.memory_bytes() as u64, sum];
+        Ok(Some(numbers.into_iter().chain(self.journal.globals().to_vec())))
+    }
+
     /// Answers a query, without any effect.
     pub(crate) fn query(&mut self, context: &Context, request: &[u8]) -> Result<QueryOutcome, Halt> {
         let view = match &mut self.view {

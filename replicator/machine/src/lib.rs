@@ -23,6 +23,7 @@ pub mod bench;
 
 mod activation;
 mod application;
+mod checkpoint;
 mod decode;
 mod description;
 mod digest;
@@ -35,6 +36,7 @@ mod machine;
 mod memory;
 mod older;
 mod outcome;
+mod page_sums;
 mod pagemap;
 mod pushes;
 mod query;
@@ -45,6 +47,7 @@ mod swap;
 mod written;
 
 pub use activation::ActivationRefusal;
+pub use checkpoint::{CHECKPOINT_ENTRIES, is_checkpoint};
 pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 use crate::{
     activation::ActivationRefusal,
     application::{Application, Context, Kind},
+    checkpoint,
     digest::RunningDigest,
     engine::{self, Prepared},
     entry::{Command, Entry, Genesis},
@@ -269,6 +270,22 @@ impl Machine {
         }
     }
 
+    /// The state's hash for a checkpoint, of what is cheap to have: what was written since the last one, and not the whole memory. None before
+    /// the genesis entry, and where the system can't tell which pages were written.
+    ///
+    /// Equal states have equal ones, however each came about. Call it where [`crate::is_checkpoint`] says so.
+    ///
+    /// # Errors
+    /// If this node can't go on.
+    pub fn checkpoint(&mut self) -> Result<Option<Digest>, Halt> {
+        if let Some(reason) = &self.halted {
+            return Err(Halt::Halted(reason.clone()));
+        }
+        let (Some(state), Some(position)) = (&mut self.state, self.applied) else { return Ok(None) };
+        let hash = state.checkpoint(position, self.digest.get());
+        hash.inspect_err(|halt| self.halted = Some(halt.to_string()))
+    }
+
     /// How the history began, if it has.
     #[must_use]
     pub fn genesis(&self) -> Option<&Genesis> {
@@ -467,6 +484,19 @@ impl State {
             trimmed: pushes.trimmed(),
         };
         Ok(Some(Image { head, sessions, pushes, memory }))
+    }
+
+    fn checkpoint(&mut self, position: Position, digest: Digest) -> Result<Option<Digest>, Halt> {
+        let Some(application) = self.application.fingerprint()? else { return Ok(None) };
+        let mut numbers: Vec<u64> = application.collect();
+        numbers.extend([position.epoch.0, position.index.0, digest.0]);
+        numbers.extend(self.clock());
+        numbers.push(self.history.hash());
+        let few = self.sessions.len() <= checkpoint::SESSIONS_MAX;
+        let sessions = few || position.index.0.is_multiple_of(checkpoint::SESSIONS_ENTRIES);
+        numbers.extend([self.sessions.len() as u64, if sessions { self.sessions.fingerprint() } else { 0 }]);
+        numbers.extend(self.pushes.fingerprint());
+        Ok(Some(Digest(hash_of(&numbers))))
     }
 
     fn clock(&self) -> impl Iterator<Item = u64> {

@@ -59,7 +59,7 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
-    /// Swap the program that the cluster runs: upload another module, activate it, go back; or make one of your own
+    /// Swap the program that the cluster runs: upload another module, activate it, go back; check or compare one; or make one of your own
     #[command(subcommand)]
     Module(module::ModuleCommand),
     /// Put an engine barrier into the log, to go on with this program where its engine is another one
@@ -72,9 +72,6 @@ enum Command {
     Log(log::LogCommand),
     /// Run a stopped node's log again, offline: the state at any index, what changed between two, a run kept as a test
     Replay(replay::ReplayArgs),
-    /// Check a module, compare it with the one that runs
-    #[command(subcommand)]
-    Module(module::ModuleCommand),
     /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
     Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
@@ -135,7 +132,6 @@ pub fn main() -> ExitCode {
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
             Command::Replay(args) => replay::run(&args),
-            Command::Module(command) => module::run(command).await,
             Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,

@@ -11,7 +11,7 @@ use anyhow::anyhow;
 use clap::Args;
 use futures::future::join_all;
 use replicator_client::Client;
-use replicator_proto::replicator::v1::{Member, NodeState, StatusResponse};
+use replicator_proto::replicator::v1::{Divergence, Member, NodeState, StatusResponse};
 use serde_json::{Value, json};
 
 use super::{Endpoints, Failure, Output, chain, output, restart, watch};
@@ -227,6 +227,7 @@ fn described(node: &Surveyed, status: &StatusResponse) -> Value {
             "disk_free_bytes": status.disk_free_bytes,
             "disk_full": status.disk_full,
             "restart": status.restart.as_ref().map(restart::json),
+            "divergence": status.divergence.as_ref().map(divergence_json),
             "chain": status.chain.as_ref().map(chain::json),
     });
     // Apart, as one list of all would be too long for the macro.
@@ -247,6 +248,27 @@ fn member_json(member: &Member) -> Value {
         "voter": member.voter,
         "witness": member.witness,
         "matched_log_index": member.matched_log_index,
+    })
+}
+
+fn divergence_json(found: &Divergence) -> Value {
+    json!({
+        "outvoted": found.outvoted,
+        "against_node_ids": found.against_node_ids,
+        "answers_differ": found.answers_differ,
+        "equal_log_index": found.equal_log_index,
+        "log_index": found.log_index,
+        "exact": found.exact,
+        "digest": format!("{:016x}", found.digest),
+        "digest_there": format!("{:016x}", found.digest_there),
+        "found_us": found.found_us,
+        "request": found.request.as_ref().map(|request| json!({
+            "session_id": output::hex(&request.session_id),
+            "sequence": request.sequence,
+            "sha256": output::hex(&request.sha256),
+            "bytes": request.bytes,
+            "preview": request.preview,
+        })),
     })
 }
 

@@ -13,23 +13,30 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use replicator_machine::{
     Command, CopyTime, Entry, Genesis, Halt, Image, ImageUnavailable, Machine, ModuleSpan, Outcome, Push, QueryOutcome,
-    Refusal,
+    Refusal, is_checkpoint,
 };
 use replicator_types::{Digest, Lineage, LogIndex, ModuleHash, Position, Seed, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    quarantine::Quarantine,
     queries::Read,
     subscriptions::{Hub, Subscribe},
     waiters::{Answer, Done, Waiters},
 };
-use crate::replication::{ApplySink, Committed};
+use crate::{
+    replication::{ApplySink, Committed},
+    transport::DigestAt,
+};
 
 /// How many messages may wait for the loop.
 const WORK_MAX: usize = 1_024;
 
 /// What an entry takes in the log beside its own bytes, at most: its record's head, what the strategy adds, and the zeros that fill it up.
 const LOGGED_BYTES: u64 = 64;
+
+/// Entries of a replay whose digests are kept: more than are compared.
+const REPLAYED_KEPT: usize = 1 << 20;
 
 /// Where the machine is, after a batch.
 #[derive(Debug, Clone, Default)]
@@ -116,6 +123,20 @@ pub(super) enum Work {
     Enter(Box<Machine>, oneshot::Sender<()>),
     /// Stand still, for this reason.
     Halt(String),
+    /// Nobody is to be told anything any more.
+    Silence,
+    /// Go on as another machine, from the place where this one is, whose state is wrong.
+    Renew(Renewal),
+}
+
+/// Reads committed entries from the log: from an index, which it must have, up to another.
+pub(super) type ReadEntries = Box<dyn Fn(LogIndex, LogIndex) -> Result<Vec<Committed>, String> + Send + Sync>;
+
+/// A machine that takes the place of one that is wrong.
+pub(super) struct Renewal {
+    pub(super) machine: Box<Machine>,
+    pub(super) read: ReadEntries,
+    pub(super) done: oneshot::Sender<Result<(), String>>,
 }
 
 /// Gets a module that the machine needs and doesn't have. Ends when it is in the store.
@@ -133,6 +154,7 @@ impl Applier {
     pub(super) fn new(
         machine: Machine,
         waiters: Arc<Waiters>,
+        quarantine: Arc<Quarantine>,
         fetch: FetchModule,
         ephemeral: mpsc::Sender<Vec<Push>>,
         answers: mpsc::UnboundedSender<Vec<Answer>>,
@@ -143,6 +165,7 @@ impl Applier {
         let applying = Loop {
             machine,
             waiters,
+            quarantine,
             fetch,
             publish,
             genesis: None,
@@ -154,6 +177,7 @@ impl Applier {
             bytes_since_image: 0,
             swaps: Swaps::default(),
             barred: Vec::new(),
+            entered: None,
         };
         (Self { work, state }, applying.run(queue).boxed())
     }
@@ -180,6 +204,7 @@ impl ApplySink for Applier {
 struct Loop {
     machine: Machine,
     waiters: Arc<Waiters>,
+    quarantine: Arc<Quarantine>,
     fetch: FetchModule,
     publish: watch::Sender<AppliedState>,
     genesis: Option<Arc<Genesis>>,
@@ -194,6 +219,8 @@ struct Loop {
     swaps: Swaps,
     /// Who waits for entries after an engine barrier, for ever.
     barred: Vec<oneshot::Sender<()>>,
+    /// Where the machine that took the place of a wrong one stood, if that was further: what comes before is in it.
+    entered: Option<Position>,
 }
 
 /// Why no more of a batch is applied.
@@ -243,6 +270,14 @@ impl Swaps {
     }
 }
 
+/// What a batch has come to.
+#[derive(Default)]
+struct Came {
+    finished: Vec<(Seed, Done)>,
+    digests: Vec<(LogIndex, Digest)>,
+    checkpoints: Vec<DigestAt>,
+}
+
 impl Loop {
     async fn run(mut self, mut queue: mpsc::Receiver<Work>) {
         let mut batch = Vec::with_capacity(WORK_MAX);
@@ -262,6 +297,8 @@ impl Loop {
                 Err(Stop::Barred) => self.barred.push(done),
                 Err(Stop::Halted(why)) => return Err(why),
             },
+            // Who asks learns why from the node.
+            Work::Query(_) | Work::Subscribe(_) | Work::HasSession(..) if self.quarantine.is_silent() => {}
             Work::Query(group) => self.query(group)?,
             Work::Deliver(pushes) => self.hub.publish_ephemeral(&pushes),
             Work::Subscribe(subscribe) => self.hub.subscribe(subscribe, &self.machine),
@@ -281,16 +318,23 @@ impl Loop {
                 let _ = done.send(());
             }
             Work::Halt(why) => return Err(why),
+            Work::Silence => self.silence(),
+            Work::Renew(Renewal { machine, read, done }) => drop(done.send(self.renew(*machine, &read).await)),
         }
         Ok(())
     }
 
     async fn apply(&mut self, batch: Vec<Committed>) -> Result<(), Stop> {
-        let mut finished = Vec::with_capacity(batch.len());
-        let applied = self.apply_each(batch, &mut finished).await;
+        let mut came = Came { finished: Vec::with_capacity(batch.len()), ..Came::default() };
+        let applied = self.apply_each(batch, &mut came).await;
+        self.quarantine.digests.add(&came.digests, &came.checkpoints);
         self.publish();
+        if self.quarantine.is_silent() {
+            self.silence();
+            return applied;
+        }
         // Those before an entry that halts the machine were executed, and are answered.
-        let answers = self.waiters.complete(finished.into_iter());
+        let answers = self.waiters.complete(came.finished.into_iter());
         if !answers.is_empty() {
             let _ = self.answers.send(answers); // Fails only when the node ends.
         }
@@ -303,6 +347,10 @@ impl Loop {
         if machine.applied() < self.machine.applied() {
             return; // It has come further by itself.
         }
+        self.go_on_as(machine);
+    }
+
+    fn go_on_as(&mut self, machine: Machine) {
         self.machine = machine;
         self.genesis = None;
         self.hub = Hub::default();
@@ -310,19 +358,65 @@ impl Loop {
         self.bytes_since_image = 0;
         self.swaps.last = None;
         self.waiters.clear();
+        self.quarantine.renew(self.machine.applied().map(|at| (at.index, self.machine.digest())));
         self.publish();
     }
 
-    async fn apply_each(&mut self, batch: Vec<Committed>, finished: &mut Vec<(Seed, Done)>) -> Result<(), Stop> {
+    /// Whoever waits for something is told by another node.
+    fn silence(&mut self) {
+        self.hub = Hub::default();
+        self.waiters.clear();
+    }
+
+    /// Puts `machine` in the place of this one, having applied to it what this one was given. On an error this one stays.
+    async fn renew(&mut self, machine: Machine, read: &ReadEntries) -> Result<(), String> {
+        let wrong = mem::replace(&mut self.machine, machine);
+        let entered = self.entered.take();
+        let mut came = Came::default();
+        let replayed = self.replay(wrong.applied(), read, &mut came).await;
+        let machine = mem::replace(&mut self.machine, wrong);
+        if let Err(why) = replayed {
+            self.entered = entered;
+            return Err(why);
+        }
+        self.entered = machine.applied();
+        self.go_on_as(machine);
+        self.quarantine.digests.add(&came.digests, &came.checkpoints);
+        Ok(())
+    }
+
+    async fn replay(&mut self, to: Option<Position>, read: &ReadEntries, came: &mut Came) -> Result<(), String> {
+        let end = to.map_or(LogIndex(0), |to| to.index.next());
+        loop {
+            let next = self.machine.applied().map_or(LogIndex(0), |at| at.index.next());
+            if next >= end {
+                return Ok(());
+            }
+            self.apply_each(read(next, end)?, came).await.map_err(|stop| match stop {
+                Stop::Barred => "an upgrade of the engine stands before the place where this machine is".to_owned(),
+                Stop::Halted(why) => why,
+            })?;
+            came.finished.clear();
+            came.digests.drain(..came.digests.len().saturating_sub(REPLAYED_KEPT));
+        }
+    }
+
+    async fn apply_each(&mut self, batch: Vec<Committed>, came: &mut Came) -> Result<(), Stop> {
         for (position, encoded) in batch {
+            if self.entered.is_some_and(|entered| position.index <= entered.index) {
+                continue;
+            }
             let Some(encoded) = encoded else {
                 self.machine.skip(position);
+                self.compare(position.index, None, came)?;
                 continue;
             };
             self.bytes_since_image += encoded.len() as u64 + LOGGED_BYTES;
             // Decoding fails alike on every replica of this version, and would on each start: it is not a result.
             let entry: Entry =
                 codec::decode(&encoded).map_err(|error| format!("log entry {position} can't be read: {error}"))?;
+            #[cfg(feature = "planted-wrong-answers")]
+            let entry = super::planted::applied(entry);
             let (applied, took) = loop {
                 let began = matches!(entry.command, Command::Activate { .. }).then(Instant::now);
                 match self.machine.apply(position, &entry) {
@@ -339,7 +433,21 @@ impl Loop {
                 tracing::info!(target: "module", index = position.index.0, "{line}");
             }
             self.hub.publish(position.index, &applied.pushes);
-            finished.push((entry.seed, Done { position, outcome: applied.outcome, digest: self.machine.digest() }));
+            came.finished
+                .push((entry.seed, Done { position, outcome: applied.outcome, digest: self.machine.digest() }));
+            self.compare(position.index, Some(&entry), came)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what the machine has come to, to be compared.
+    #[inline]
+    fn compare(&mut self, index: LogIndex, entry: Option<&Entry>, came: &mut Came) -> Result<(), String> {
+        let digest = self.machine.digest();
+        came.digests.push((index, digest));
+        if is_checkpoint(index, entry) {
+            let state = self.machine.checkpoint().map_err(|halt| halt.to_string())?;
+            came.checkpoints.push(DigestAt { index, digest, state });
         }
         Ok(())
     }

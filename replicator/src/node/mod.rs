@@ -11,8 +11,11 @@ mod modules;
 mod pacer;
 mod peer;
 mod pipeline;
+#[cfg(feature = "planted-wrong-answers")]
+mod planted;
 mod proposals;
 mod proposer;
+mod quarantine;
 mod queries;
 mod reads;
 mod recovery;
@@ -45,6 +48,7 @@ pub use self::{
     modules::{ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, RemoveModuleError, StoreModuleError},
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
+    quarantine::{Divergence, DivergentRequest, FOUND_OUT},
     queries::{Answered, MustSee, Read},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
@@ -61,6 +65,7 @@ use self::{
     images::{NodeImages, Served},
     modules::{Fetches, Shelf},
     proposals::Proposals,
+    quarantine::Quarantine,
     reads::Reader,
     repair::Repairs,
     requests::ENTRY_BYTES_MAX,
@@ -127,6 +132,7 @@ pub struct Node {
     waiters: Arc<Waiters>,
     applier: Applier,
     images: Arc<NodeImages>,
+    quarantine: Arc<Quarantine>,
     stage: watch::Sender<Stage>,
     founding: mpsc::Sender<FoundingCall>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,

@@ -26,6 +26,7 @@ use super::{
     modules::{Fetches, Modules, Shelf},
     proposals::Proposals,
     proposer::Proposer,
+    quarantine::Quarantine,
     reads::Reads,
     repair::{Means, Repairs, open_log},
     restart::Restart,
@@ -177,6 +178,7 @@ impl Node {
 
         dir.keep_spare_room()?;
         let modules = dir.modules()?;
+        let quarantine = Arc::new(Quarantine::open(dir.clone())?);
         let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
         let source = Arc::new(Modules(modules.clone()));
         let machine = Machine::new(source.clone());
@@ -193,7 +195,8 @@ impl Node {
         let (ephemeral, pushed) = mpsc::channel(QUERIES_WAITING_MAX);
         let (answers, answered) = mpsc::unbounded_channel();
         tokio::spawn(send_answers(answered));
-        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch.clone(), ephemeral, answers);
+        let (applier, applying) =
+            Applier::new(machine, waiters.clone(), quarantine.clone(), fetch.clone(), ephemeral, answers);
         seams.threads.start_apply("apply", applying)?;
         let group = seams.threads.start_group("group")?;
 
@@ -210,6 +213,7 @@ impl Node {
             config: config.images,
             configured: config.peers.clone(),
             repairs: repairs.clone(),
+            quarantine: quarantine.clone(),
         })?;
         let shelf = Shelf::new(modules.clone(), seams.threads.clone());
         let (uploads, uploaded) = mpsc::unbounded_channel();
@@ -240,6 +244,7 @@ impl Node {
             waiters,
             applier,
             images,
+            quarantine,
             founding,
             adoptions,
         });
@@ -286,6 +291,7 @@ impl Node {
                 cluster
             }
         };
+        self.images.clean()?;
         self.images.begin().await?;
         self.restarted.send_modify(|restart| {
             restart.own = self.last_log_index();
@@ -415,6 +421,9 @@ impl Node {
         tokio::spawn(self.images.clone().keep_taking(running.clone(), policy));
         tokio::spawn(self.clone().keep_room(running.clone()));
         tokio::spawn(self.clone().watch_barrier(running.clone()));
+        if !self.config.witness {
+            tokio::spawn(self.clone().compare_replicas(running.clone()));
+        }
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)

@@ -55,11 +55,15 @@ impl Node {
         let mut state = self.applied();
         let awaited = state.wait_for(|state| state.awaited_engine.is_some()).await;
         let Some(engine) = awaited.ok().and_then(|state| state.awaited_engine.clone()) else { return };
+        let mut told = String::new();
         let taken = loop {
             match self.images.take_only(&*running.strategy, &running).await {
                 Ok((taken, _)) => break taken,
                 Err(error) => {
-                    tracing::error!(%error, "no image was taken at the engine barrier yet");
+                    if error.to_string() != told {
+                        tracing::error!(%error, "no image was taken at the engine barrier yet");
+                        told = error.to_string();
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{deadline, errors::ApiError, modules};
 use crate::{
-    node::{Condition, Founding, Node, Restart, UpgradeError},
+    node::{Condition, Divergence, Founding, Node, Restart, UpgradeError},
     replication::{ChainView, Member, Role},
     transport::split_cluster,
 };
@@ -87,6 +87,27 @@ fn restart_message(restart: Restart) -> pb::Restart {
     }
 }
 
+fn divergence_message(found: &Divergence) -> pb::Divergence {
+    pb::Divergence {
+        outvoted: found.outvoted,
+        against_node_ids: found.against.iter().map(|(node, _)| node.clone()).collect(),
+        answers_differ: found.answers,
+        equal_log_index: found.equal.unwrap_or_default().0,
+        log_index: found.index.0,
+        exact: found.exact,
+        digest: found.here.0,
+        digest_there: found.there.0,
+        request: found.request.as_ref().map(|request| pb::DivergentRequest {
+            session_id: Bytes::copy_from_slice(&request.session.0),
+            sequence: request.sequence.0,
+            sha256: Bytes::copy_from_slice(&request.sha256),
+            bytes: request.bytes,
+            preview: request.preview.clone(),
+        }),
+        found_us: found.found_us,
+    }
+}
+
 /// 0 means the default.
 fn limits(given: Option<pb::Limits>) -> Limits {
     let (given, default) = (given.unwrap_or_default(), Limits::default());
@@ -139,6 +160,7 @@ impl AdminService for AdminApi {
                 Condition::Blank => pb::NodeState::Blank,
                 Condition::Checking => pb::NodeState::Checking,
                 Condition::Halted => pb::NodeState::Halted,
+                Condition::Quarantined => pb::NodeState::Quarantined,
                 Condition::Running(Role::Learner) => pb::NodeState::Learner,
                 Condition::Running(Role::Follower) => pb::NodeState::Follower,
                 Condition::Running(Role::Candidate) => pb::NodeState::Candidate,
@@ -176,6 +198,7 @@ impl AdminService for AdminApi {
             previous_module_sha256: previous,
             awaited_engine: status.applied.awaited_engine.unwrap_or_default(),
             module_paused_us: status.applied.last_switch.map_or(0, |(_, paused)| modules::micros(paused)),
+            divergence: status.divergence.map(|found| divergence_message(&found)),
         }))
     }
 

@@ -128,7 +128,7 @@ fn code_and_reason(error: &NodeError) -> (Code, pb::ErrorReason) {
     match error {
         NodeError::NotReady(_) => (Code::Unavailable, Reason::NotReady),
         NodeError::OutcomeUnknown => (Code::Unavailable, Reason::OutcomeUnknown),
-        NodeError::Halted(_) => (Code::Unavailable, Reason::NodeHalted),
+        NodeError::Halted(_) | NodeError::Quarantined(_) => (Code::Unavailable, Reason::NodeHalted),
         NodeError::Overloaded => (Code::ResourceExhausted, Reason::Overloaded),
         NodeError::DiskFull { .. } => (Code::ResourceExhausted, Reason::DiskFull),
         NodeError::QueryTrapped(_) => (Code::Aborted, Reason::ModuleTrapped),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use replicator_proto::replicator::v1 as pb;
 use replicator_storage::{Record, SnapshotPiece};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position};
+use replicator_types::{ClusterId, Digest, DiskId, Incarnation, Lineage, LogIndex, Position};
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
@@ -296,6 +296,32 @@ pub enum LogAnswer {
     Lacks(String),
 }
 
+/// What a machine came to at one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestAt {
+    /// The index.
+    pub index: LogIndex,
+    /// The running digest after it.
+    pub digest: Digest,
+    /// The state's hash, if one was made there.
+    pub state: Option<Digest>,
+}
+
+/// What a peer's machine came to.
+#[derive(Debug, Clone)]
+pub struct DigestsAnswer {
+    /// Whose it is.
+    pub disk: DiskId,
+    /// What it still knows of the indexes that it was asked for.
+    pub digests: Vec<DigestAt>,
+    /// The last index that it has applied.
+    pub applied: LogIndex,
+    /// Whether its state is known to differ from what a majority has.
+    pub quarantined: bool,
+    /// Whether its state differs from another's, and it isn't known whose is right.
+    pub disputed: bool,
+}
+
 /// A position, as messages hold it.
 #[must_use]
 pub const fn position_message(position: Position) -> pb::LogPosition {
@@ -544,5 +570,35 @@ impl PeerChannel {
         });
         let records = records.collect::<Result<_, TransportError>>()?;
         Ok(LogAnswer::Holds { before: answer.before.map(position_of), records })
+    }
+
+    /// Asks what the peer's machine came to at these indexes; it keeps what it has at those that are to be `kept`.
+    ///
+    /// # Errors
+    /// If there is no answer within `bound`, or the peer is of another history.
+    pub async fn digests(
+        &self,
+        cluster: (ClusterId, Lineage),
+        indexes: &[LogIndex],
+        kept: &[LogIndex],
+        bound: Duration,
+    ) -> Result<DigestsAnswer, TransportError> {
+        let (cluster_id, lineage) = split_cluster(Some(cluster));
+        let numbers = |indexes: &[LogIndex]| indexes.iter().map(|index| index.0).collect();
+        let (log_indexes, kept_log_indexes) = (numbers(indexes), numbers(kept));
+        let request = pb::DigestsRequest { cluster_id, lineage, log_indexes, kept_log_indexes };
+        let answer = within(bound, self.client.clone().digests(request)).await?.into_inner();
+        let digest = |at: pb::DigestAt| DigestAt {
+            index: LogIndex(at.log_index),
+            digest: Digest(at.digest),
+            state: at.state_hash.map(Digest),
+        };
+        Ok(DigestsAnswer {
+            disk: DiskId(answer.disk_id),
+            digests: answer.digests.into_iter().map(digest).collect(),
+            applied: LogIndex(answer.applied_log_index),
+            quarantined: answer.quarantined,
+            disputed: answer.disputed,
+        })
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod meta;
 mod module_store;
 mod node_dir;
+mod quarantine;
 mod repairs;
 mod saved;
 mod sealed_file;

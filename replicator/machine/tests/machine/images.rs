@@ -35,6 +35,7 @@ fn restored(bytes: &[u8]) -> Result<Machine, ImageError> {
 fn assert_equal(a: &mut Machine, b: &mut Machine) {
     assert_eq!(a.state_parts(), b.state_parts());
     assert_eq!((a.applied(), a.digest(), a.state_hash()), (b.applied(), b.digest(), b.state_hash()));
+    assert_eq!(a.checkpoint().expect("it goes on"), b.checkpoint().expect("it goes on"));
     assert_eq!((a.genesis(), a.wants_ticks()), (b.genesis(), b.wants_ticks()));
     let (mut x, mut y) = (a.stats(), b.stats());
     (x.traps, y.traps) = (0, 0); // counted since a machine was made

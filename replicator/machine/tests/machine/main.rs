@@ -1,5 +1,6 @@
 //! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes, swaps and upgrades.
 
+mod checkpoints;
 mod counter_c;
 mod genesis;
 mod harness;

@@ -49,6 +49,8 @@ pub(in crate::node) enum TakeError {
     Storage(#[from] StorageError),
     #[error("the machine stands still")]
     Halted,
+    #[error("this node's state isn't what other replicas have; it takes no images of it")]
+    Quarantined,
 }
 
 impl NodeImages {
@@ -98,6 +100,9 @@ impl NodeImages {
         strategy: &dyn Strategy,
         running: &Running,
     ) -> Result<(TakenImage, Option<LogIndex>), TakeError> {
+        if self.quarantine.is_silent() {
+            return Err(TakeError::Quarantined);
+        }
         let began = Instant::now();
         let (answer, taken) = oneshot::channel();
         if !self.applier.give(Work::Image(answer)).await {
@@ -128,6 +133,13 @@ impl NodeImages {
         let written = written.map_err(|error| self.write_error(error))?;
         let written = written.await.expect("writing an image doesn't panic");
         let (summary, manifest, purge) = written.map_err(|error| self.noted(error))?;
+        if self.quarantine.is_silent() {
+            // It was found out meanwhile; what was cleaned then can't have been this one.
+            self.store.remove(position)?;
+            let left = self.store.latest()?;
+            self.forget(position, left.as_ref());
+            return Err(TakeError::Quarantined);
+        }
         let longest_copy = self.applier.state.borrow().longest_copy;
         let taken = TakenImage {
             position,

@@ -154,7 +154,7 @@ fn check_restored(path: &Path, mode: Mode, restored: &Restored) {
         }
         Mode::Chain => {
             assert!(manifest.info.extra.is_empty());
-            offline::for_each::<StorageError>(&log, |record| {
+            offline::for_each::<_, StorageError>(&log, |record| {
                 entries.push((record.position, codec::decode(&record.payload).unwrap()));
                 Ok(())
             })
