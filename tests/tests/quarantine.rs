@@ -1,7 +1,7 @@
 //! Replicas whose state differs, in both modes: the build with the planted fault, whose module gets another request than the log has. It is found out,
 //! kept from answering, made anew, and let back, while the others serve.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use replicator_client::{
