@@ -72,6 +72,10 @@ pub(super) fn print(
             output::print_json(&told)?;
         }
         Format::Table => {
+            let tally = replay.tally();
+            told["applied"] = format!("{} entries: {}", tally.entries(), counts(tally.kinds())).into();
+            told["outcomes"] = counts(tally.outcomes()).into();
+            told["pushes"] = tally.pushes.into();
             crate::cli::snapshot::images::print_fields(&told);
             for (request, outcome) in answers {
                 println!("{request}\n  {}", answer_text(outcome).replace('\n', "\n  "));
