@@ -99,7 +99,7 @@ static i32 is_text(word bytes) {
     for (u32 i = 0; i < bytes.len;) {
         u8 first = bytes.at[i++];
         u32 more = first < 0x80 ? 0 : first < 0xc2 ? 9 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 9;
-        if (more > bytes.len - i) return 0;
+        if (more > 3 || more > bytes.len - i) return 0;
         u32 code = more == 0 ? first : first & (0x3fu >> more);
         for (u32 left = more; left; left--) {
             if ((bytes.at[i] & 0xc0) != 0x80) return 0;

@@ -29,7 +29,16 @@ fn counter_in_c() -> Option<&'static [u8]> {
 }
 
 fn node(module: &[u8]) -> Node {
-    Node::with(module, Limits { apply_fuel: 100_000_000, memory_pages: 256, retained_push_bytes: 1 << 20, ..limits() })
+    Node::with(
+        module,
+        Limits {
+            apply_fuel: 100_000_000,
+            query_fuel: 100_000_000,
+            memory_pages: 256,
+            retained_push_bytes: 1 << 20,
+            ..limits()
+        },
+    )
 }
 
 /// A module outside of a machine: what no machine calls before there is a swap.
@@ -117,7 +126,17 @@ fn requests() -> impl Iterator<Item = Vec<u8>> {
         "-",
         "5 6",
     ];
-    let odd: [&[u8]; 7] = [b"", b"count", b"get", b"\xff", b"add \xed\xa0\x80 1", b"list all", b"  get\tapples\n"];
+    let odd: [&[u8]; 9] = [
+        b"",
+        b"count",
+        b"get",
+        b"\xff",
+        b"get \xff\x80\x80\x80\x80\x80\x80\x80\x80\x80",
+        b"get \xed\xa0\x80",
+        b"get \xc0\x80\xf4\x90\x80\x80",
+        b"list all",
+        b"  get\tapples\n",
+    ];
     let mut random = 1u64;
     (0..3_000).map(move |_| {
         random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);

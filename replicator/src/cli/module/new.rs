@@ -52,6 +52,10 @@ const README: &str = include_str!("template/README.md.in");
 const GITIGNORE: &str = include_str!("template/gitignore");
 const CLIPPY_TOML: &str = include_str!("../../../../statemachine/examples/clippy.toml");
 const SDK_CARGO_TOML: &str = include_str!("template/sdk-Cargo.toml.in");
+const LICENSES: [(&str, &str); 2] = [
+    ("LICENSE-APACHE", include_str!("../../../../LICENSE-APACHE")),
+    ("LICENSE-MIT", include_str!("../../../../LICENSE-MIT")),
+];
 
 /// The files of the SDK, by their names in its folder `src`.
 macro_rules! sdk {
@@ -170,6 +174,9 @@ fn fill(folder: &Path, name: &str, wasm: &str, sdk: Option<&Path>) -> anyhow::Re
         let copy = folder.join("statemachine");
         fs::create_dir_all(copy.join("src"))?;
         write(&copy.join("Cargo.toml"), &filled(SDK_CARGO_TOML))?;
+        for (file, content) in LICENSES {
+            write(&copy.join(file), content)?;
+        }
         for (file, content) in SDK {
             write(&copy.join("src").join(file), content)?;
         }
