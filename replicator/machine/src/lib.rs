@@ -20,6 +20,8 @@ pub mod load;
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod trial;
 
 mod application;
 mod decode;
@@ -29,6 +31,7 @@ mod engine;
 mod guest;
 mod halt;
 mod image;
+mod instrument;
 mod machine;
 mod memory;
 mod outcome;
@@ -40,7 +43,7 @@ mod sessions;
 mod shadow;
 mod written;
 
-pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
+pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint, with_apply_stack};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
 pub use image::{IMAGE_VERSION, Image, ImageError, ImageSummary, ImageUnavailable};

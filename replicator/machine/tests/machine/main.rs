@@ -1,5 +1,7 @@
 //! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes.
 
+mod corpus;
+mod frames;
 mod genesis;
 mod harness;
 mod hostile;
