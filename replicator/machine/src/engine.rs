@@ -63,17 +63,19 @@ pub(crate) fn hash(bytes: &[u8]) -> ModuleHash {
 pub(crate) fn prepare(bytes: &[u8]) -> Result<Arc<Prepared>, LoadError> {
     static CACHE: Mutex<Vec<Arc<Prepared>>> = Mutex::new(Vec::new());
     let hash = hash(bytes);
-    let cached = |cache: &Vec<Arc<Prepared>>| cache.iter().find(|prepared| prepared.hash == hash).map(Arc::clone);
+    let is_cached = instrument::counts();
+    let cached =
+        |cache: &Vec<Arc<Prepared>>| cache.iter().find(|prepared| is_cached && prepared.hash == hash).map(Arc::clone);
     if let Some(prepared) = cached(&CACHE.lock().unwrap_or_else(PoisonError::into_inner)) {
         return Ok(prepared);
     }
     // Without the lock: other modules shouldn't wait for this one. Two threads may compile the same bytes; that's harmless.
     let mut info = load::check(bytes)?;
-    let module = compile(&instrument(bytes)?.1)?;
+    let module = compile(&instrument(bytes)?)?;
     info.description = guest::describe(&module, &info)?;
     let prepared = Arc::new(Prepared { hash, info, module });
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if cached(&cache).is_none() {
+    if is_cached && cached(&cache).is_none() {
         if cache.len() == CACHE_ENTRIES_MAX {
             cache.remove(0);
         }
@@ -82,12 +84,11 @@ pub(crate) fn prepare(bytes: &[u8]) -> Result<Arc<Prepared>, LoadError> {
     Ok(prepared)
 }
 
-/// What is put in at load: the exports alone, and all of it.
-pub(crate) fn instrument(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), LoadError> {
+/// What is compiled in place of `bytes`.
+pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     // Exports every mutable global as `__wizer_global_N`, so that images hold them all.
     let (_, exporting) = Wizer::new().instrument(bytes).map_err(failed)?;
-    let counted = instrument::instrument(&exporting).map_err(LoadError::Compile)?;
-    Ok((exporting, counted))
+    instrument::instrument(&exporting).map_err(LoadError::Compile)
 }
 
 pub(crate) fn compile(instrumented: &[u8]) -> Result<Module, LoadError> {

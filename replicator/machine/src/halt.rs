@@ -53,8 +53,8 @@ pub enum Halt {
     /// Calls needed more native stack than they are counted for (`docs/adr/0018`): the code that this host's compiler made is larger than any
     /// that was thought of.
     #[error(
-        "the native stack ended before the module's calls had used what they may; pass over the request with another \
-         build or another module, and report this module"
+        "the native stack ended before the module's calls had used up what they have (docs/adr/0018); keep the module and report it, and start \
+         this node with a newer program"
     )]
     NativeStack,
     /// Replaying entries after a trap came to something else than the first time: the host or its memory is broken, or

@@ -19,7 +19,7 @@
 //!    local.get $a  call $g)              ──▶       local.get $a  local.get $left  call $g)
 //! ```
 
-use std::convert::Infallible;
+use std::{cell::Cell, convert::Infallible};
 
 use wasm_encoder::{
     BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
@@ -60,11 +60,31 @@ const LEAF_BYTES_MAX: u64 = 4 << 10;
 /// What the module has that can't be encoded again. The load checks leave nothing of that kind.
 pub(crate) fn instrument(wasm: &[u8]) -> Result<Vec<u8>, String> {
     let told = |error: Error<Infallible>| error.to_string();
-    let mut counting =
-        Counting { shape: Shape::read(wasm).map_err(|error| told(error.into()))?, next: 0, marked: false };
+    let mut shape = Shape::read(wasm).map_err(|error| told(error.into()))?;
+    if !counts() {
+        shape.entries.clear();
+    }
+    let mut counting = Counting { shape, counts: counts(), next: 0, marked: false };
     let mut module = Module::new();
     counting.parse_core_module(&mut module, Parser::new(0), wasm).map_err(told)?;
     Ok(module.finish())
+}
+
+thread_local! {
+    static COUNTS: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Whether this thread puts the counting in.
+pub(crate) fn counts() -> bool {
+    COUNTS.get()
+}
+
+/// Runs `run` as if there were no counting, to measure and test what it costs and changes.
+pub(crate) fn without_counting<T>(run: impl FnOnce() -> T) -> T {
+    COUNTS.set(false);
+    let done = run();
+    COUNTS.set(true);
+    done
 }
 
 /// The bytes that the frame of each function counts as.
@@ -185,6 +205,8 @@ impl Frame {
 
 struct Counting {
     shape: Shape,
+    /// Else only [`EXHAUSTED`] is added.
+    counts: bool,
     /// The function whose body comes next.
     next: u32,
     /// Whether [`EXHAUSTED`] is among the globals already.
@@ -220,7 +242,7 @@ impl Reencode for Counting {
 
     /// Functions are of the types with one more parameter, which follow the module's own.
     fn type_index(&mut self, kind: u32) -> Result<u32, Error<Infallible>> {
-        Ok(kind + self.shape.types.len() as u32)
+        Ok(if self.counts { kind + self.shape.types.len() as u32 } else { kind })
     }
 
     /// Blocks are of the module's own types.
@@ -237,7 +259,8 @@ impl Reencode for Counting {
         section: wasmparser::TypeSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         utils::parse_type_section(self, types, section)?;
-        for kind in self.shape.types.clone() {
+        let counted = if self.counts { self.shape.types.clone() } else { Vec::new() };
+        for kind in counted {
             let params = kind.params().iter().map(|&kind| self.val_type(kind));
             let params = params.chain([Ok(ValType::I32)]).collect::<Result<Vec<_>, _>>()?;
             let results = kind.results().iter().map(|&kind| self.val_type(kind)).collect::<Result<Vec<_>, _>>()?;
@@ -291,7 +314,7 @@ impl Reencode for Counting {
         let mut wrapper = self.shape.functions.len() as u32;
         for export in section {
             let export = export?;
-            if is_entry(export.name, export.kind) {
+            if self.counts && is_entry(export.name, export.kind) {
                 exports.export(export.name, ExportKind::Func, wrapper);
                 wrapper += 1;
             } else {
@@ -320,6 +343,9 @@ impl Reencode for Counting {
     }
 
     fn parse_function_body(&mut self, code: &mut CodeSection, body: FunctionBody<'_>) -> Result<(), Error<Infallible>> {
+        if !self.counts {
+            return utils::parse_function_body(self, code, body);
+        }
         let kind = self.shape.type_of(self.next).clone();
         self.next += 1;
         let frame = Frame::of(&self.shape, &kind, &body)?;

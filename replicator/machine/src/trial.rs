@@ -9,6 +9,7 @@ use crate::{
     decode::decode,
     engine,
     guest::{Host, kind_of},
+    halt::Halt,
     instrument,
     limits::PAGE_BYTES,
     load::{self, LoadError, ModuleInfo},
@@ -22,6 +23,11 @@ use crate::{
 /// The trap that the list is.
 pub fn parse_list(list: &[u8]) -> Result<(Bytes, Vec<Push>, Vec<String>), Trap> {
     decode(list).map(|output| (output.reply, output.pushes, output.logs))
+}
+
+/// Runs `run` as if nothing counted how deep calls go, to measure what that costs.
+pub fn without_counting<T>(run: impl FnOnce() -> T) -> T {
+    instrument::without_counting(run)
 }
 
 /// A module that was loaded, but not asked what it is.
@@ -60,9 +66,8 @@ impl Trial {
     /// As [`load::check`], and if it can't be compiled.
     pub fn load(bytes: &[u8]) -> Result<Self, LoadError> {
         let info = load::check(bytes)?;
-        let (instrumented, counted) = engine::instrument(bytes)?;
-        let counted = engine::compile(&counted)?;
-        let plain = engine::compile(&instrumented)?;
+        let counted = engine::compile(&engine::instrument(bytes)?)?;
+        let plain = instrument::without_counting(|| engine::compile(&engine::instrument(bytes)?))?;
         let counted_bytes = instrument::frame_bytes(bytes).map_err(LoadError::Compile)?;
         Ok(Self { info, counted, plain, counted_bytes })
     }
@@ -103,26 +108,33 @@ impl Trial {
         store.set_fuel(fuel).map_err(|error| error.to_string())?;
         let (instance, _) = with_live_memory(|| Instance::new(&mut store, module, &[]));
         let instance = instance.map_err(|error| format!("instantiation: {error:#}"))?;
-        calls.iter().map(|(name, arguments)| step(&mut store, &instance, name, arguments, fuel)).collect()
+        let step = |(name, arguments): &(&str, Vec<u32>)| {
+            store.set_fuel(fuel).map_err(|error| error.to_string())?;
+            step(&mut store, &instance, is_counted, name, arguments)
+        };
+        calls.iter().map(step).collect()
     }
 }
 
 fn step(
     store: &mut Store<Host>,
     instance: &Instance,
+    is_counted: bool,
     name: &str,
     arguments: &[u32],
-    fuel: u64,
 ) -> Result<Step, String> {
     let function = instance.get_func(&mut *store, name).ok_or_else(|| format!("no function {name}"))?;
     let arguments: Vec<Val> = arguments.iter().map(|&argument| Val::I32(argument as i32)).collect();
     let mut results = vec![Val::I64(0); function.ty(&*store).results().len()];
-    store.set_fuel(fuel).map_err(|error| error.to_string())?;
+    let marker = instance.get_global(&mut *store, instrument::EXHAUSTED);
     let result = match function.call(&mut *store, &arguments, &mut results) {
         Ok(()) => Ok(results.first().map_or(0, bits)),
-        Err(error) => Err(kind_of(&error).map_err(|halt| halt.to_string())?),
+        Err(error) => match kind_of(&error) {
+            Ok(kind) => Err(kind),
+            Err(Halt::NativeStack) if !is_counted => Err(TrapKind::StackOverflow),
+            Err(halt) => return Err(halt.to_string()),
+        },
     };
-    let marker = instance.get_global(&mut *store, instrument::EXHAUSTED);
     let is_exhausted = marker.is_some_and(|marker| bits(&marker.get(&mut *store)) != 0);
     if let Some(marker) = marker {
         marker.set(&mut *store, Val::I32(0)).map_err(|error| error.to_string())?;
