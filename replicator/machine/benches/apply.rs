@@ -20,6 +20,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 use replicator_machine::{
     Applied, Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, RequestResult, bench, engine_fingerprint,
+    trial,
 };
 use replicator_proto::chat::v1::{
     ChatRequest, ChatResponse, DeleteAccount, Login, Register, Send, chat_request::Action,
@@ -205,30 +206,14 @@ fn whole_entries(criterion: &mut Criterion) {
             node.machine.query(None, black_box(&request))
         });
     });
-    group.bench_function("chat send with a push, 64 B", |bencher| {
-        let mut node = Node::new("chat_module.wasm");
-        let (mut alice, mut bob) = (node.open(), node.open());
-        join(&mut node, &mut alice, "alice");
-        join(&mut node, &mut bob, "bob");
-        let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
-        bencher.iter_custom(|iterations| {
-            let (mut left, mut spent) = (iterations, Duration::ZERO);
-            while left > 0 {
-                let now = left.min(MAILBOX);
-                let start = Instant::now();
-                for _ in 0..now {
-                    black_box(node.send(&mut alice, &send));
-                }
-                spent += start.elapsed();
-                left -= now;
-                let last = node.send(&mut alice, &send);
-                assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
-                node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
-                join(&mut node, &mut bob, "bob");
-            }
-            spent
+    for counted in [true, false] {
+        let what = if counted { "" } else { ", its depth not counted" };
+        group.bench_function(format!("chat send with a push, 64 B{what}"), |bencher| {
+            let make = || Node::new("chat_module.wasm");
+            let mut node = if counted { make() } else { trial::without_counting(make) };
+            chat_sends(bencher, &mut node);
         });
-    });
+    }
     group.finish();
 }
 
@@ -288,6 +273,31 @@ fn swaps(criterion: &mut Criterion) {
         }
     }
     group.finish();
+}
+
+/// `send` into a mailbox that is emptied now and then, outside of the measurement.
+fn chat_sends(bencher: &mut criterion::Bencher<'_>, node: &mut Node) {
+    let (mut alice, mut bob) = (node.open(), node.open());
+    join(node, &mut alice, "alice");
+    join(node, &mut bob, "bob");
+    let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
+    bencher.iter_custom(|iterations| {
+        let (mut left, mut spent) = (iterations, Duration::ZERO);
+        while left > 0 {
+            let now = left.min(MAILBOX);
+            let start = Instant::now();
+            for _ in 0..now {
+                black_box(node.send(&mut alice, &send));
+            }
+            spent += start.elapsed();
+            left -= now;
+            let last = node.send(&mut alice, &send);
+            assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
+            node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
+            join(node, &mut bob, "bob");
+        }
+        spent
+    });
 }
 
 criterion_group!(benches, guest_calls, bookkeeping, whole_entries, swaps);

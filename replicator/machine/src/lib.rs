@@ -20,6 +20,8 @@ pub mod load;
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod trial;
 
 mod activation;
 mod application;
@@ -31,6 +33,7 @@ mod guest;
 mod halt;
 mod history;
 mod image;
+mod instrument;
 mod machine;
 mod memory;
 mod older;
@@ -45,7 +48,7 @@ mod swap;
 mod written;
 
 pub use activation::ActivationRefusal;
-pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile};
+pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile, with_apply_stack};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
 pub use history::ModuleSpan;

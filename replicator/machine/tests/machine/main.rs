@@ -1,5 +1,7 @@
 //! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes, swaps and upgrades.
 
+mod corpus;
+mod frames;
 mod genesis;
 mod harness;
 mod hostile;
