@@ -24,11 +24,17 @@ RUNS ?= 1
 SEED ?= 1
 TEST ?=
 FAULTS ?= cuts power disks transfers
+# make fuzz: for how long each target; a seed, a target and a case play that one again.
+SECONDS_EACH := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),60)
+TARGET ?=
+CASE ?=
+# SEED has a default for make faults; here a fresh one is taken unless somebody names one.
+FUZZ_SEED := $(if $(filter file,$(origin SEED)),,$(SEED))
 
 # $(call timed,what,command): runs the command, and says how long it took.
 timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
 
-.PHONY: all help target modules build demo test torture faults verify fix bench clean
+.PHONY: all help target modules build demo test torture faults fuzz verify fix bench clean
 
 all: modules build ## Build the wasm modules, and the programs `replicator` and `chat`, into target/release
 	@echo "built target/release/replicator and target/release/chat; next: make demo, or target/release/replicator --help"
@@ -71,6 +77,9 @@ torture: modules build ## Kill, stop and wipe nodes under load, as root fill the
 
 faults: modules build ## Cut links, power, disks and transfers, as root: RUNS=20 times each, FAULTS=power or TEST=primary for some
 	@CARGO="$(CARGO)" RUNS=$(RUNS) SEED=$(SEED) TEST="$(TEST)" tests/faults.sh $(FAULTS)
+
+fuzz: ## Try random and damaged modules and output lists: SECONDS=60 for each; SEED=, TARGET=loader and CASE= play one again
+	@FUZZ_SECONDS=$(SECONDS_EACH) FUZZ_SEED=$(FUZZ_SEED) FUZZ_TARGET=$(TARGET) FUZZ_CASE=$(CASE) $(CARGO) test --locked --release -p replicator-machine --test fuzz
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

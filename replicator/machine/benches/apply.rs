@@ -20,7 +20,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 use replicator_machine::{
     Applied, Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, RequestResult, bench, engine_fingerprint,
-    is_checkpoint,
+    is_checkpoint, trial,
 };
 use replicator_proto::chat::v1::{
     ChatRequest, ChatResponse, DeleteAccount, Login, Register, Send, chat_request::Action,
@@ -212,10 +212,15 @@ fn whole_entries(criterion: &mut Criterion) {
             node.machine.query(None, black_box(&request))
         });
     });
-    for (checkpoints, name) in
-        [(false, "chat send with a push, 64 B"), (true, "chat send with a push, 64 B, with checkpoints")]
+    for (counted, checkpoints, what) in
+        [(true, false, ""), (true, true, ", with checkpoints"), (false, false, ", its depth not counted")]
     {
-        group.bench_function(name, |bencher| chat_sends(bencher, checkpoints));
+        group.bench_function(format!("chat send with a push, 64 B{what}"), |bencher| {
+            let make = || Node::new("chat_module.wasm");
+            let mut node = if counted { make() } else { trial::without_counting(make) };
+            node.checkpoints = checkpoints;
+            chat_sends(bencher, &mut node);
+        });
     }
     let mut node = Node::new("echo_module.wasm");
     node.checkpoints = true;
@@ -284,12 +289,11 @@ fn swaps(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn chat_sends(bencher: &mut Bencher<'_>, checkpoints: bool) {
-    let mut node = Node::new("chat_module.wasm");
-    node.checkpoints = checkpoints;
+/// `send` into a mailbox that is emptied now and then, outside of the measurement.
+fn chat_sends(bencher: &mut Bencher<'_>, node: &mut Node) {
     let (mut alice, mut bob) = (node.open(), node.open());
-    join(&mut node, &mut alice, "alice");
-    join(&mut node, &mut bob, "bob");
+    join(node, &mut alice, "alice");
+    join(node, &mut bob, "bob");
     let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
     bencher.iter_custom(|iterations| {
         let (mut left, mut spent) = (iterations, Duration::ZERO);
@@ -304,7 +308,7 @@ fn chat_sends(bencher: &mut Bencher<'_>, checkpoints: bool) {
             let last = node.send(&mut alice, &send);
             assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
             node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
-            join(&mut node, &mut bob, "bob");
+            join(node, &mut bob, "bob");
         }
         spent
     });

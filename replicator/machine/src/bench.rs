@@ -8,10 +8,10 @@ use replicator_types::{Digest, Position, Sequence, SessionId};
 use crate::{
     digest::RunningDigest,
     engine,
-    guest::{Guest, HEADER_BYTES},
+    guest::{Failure, Guest, HEADER_BYTES},
     limits::Limits,
     machine::Machine,
-    outcome::RequestResult,
+    outcome::{RequestResult, Trap},
     sessions::{Sessions, Verdict},
 };
 
@@ -99,6 +99,38 @@ pub fn swap_parts(machine: &mut Machine, module: &[u8]) -> SwapParts {
     let (restore, restore_fuel) = (start.elapsed(), limits.restore_fuel - fuel);
     let bytes = chunks.iter().map(Vec::len).sum::<usize>() as u64;
     SwapParts { snapshot, restore, bytes, snapshot_fuel, restore_fuel }
+}
+
+impl BenchGuest {
+    /// The first chunk of a snapshot, or the trap that came of it.
+    ///
+    /// # Errors
+    /// The trap.
+    ///
+    /// # Panics
+    /// If this node can't go on.
+    pub fn snapshot(&mut self) -> Result<u64, Trap> {
+        trap_of(self.guest.call("rsm_snapshot", (64u32 << 10,), self.fuel))
+    }
+
+    /// What `rsm_restore` says to an empty last chunk.
+    ///
+    /// # Errors
+    /// The trap.
+    ///
+    /// # Panics
+    /// If this node can't go on.
+    pub fn restore(&mut self) -> Result<u32, Trap> {
+        let input = u32::try_from(self.guest.input()).expect("an address");
+        trap_of(self.guest.call("rsm_restore", (input, 0u32, 1u32, 1u32), self.fuel))
+    }
+}
+
+fn trap_of<T>(called: Result<T, Failure>) -> Result<T, Trap> {
+    called.map_err(|failure| match failure {
+        Failure::Trap(trap) => trap,
+        Failure::Halt(halt) => panic!("{halt}"),
+    })
 }
 
 /// A session table and a digest, without anything around them.

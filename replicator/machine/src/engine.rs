@@ -1,10 +1,13 @@
 //! The wasm engine: one per process, with exactly the settings of `docs/guest-abi.md`, and its cache of compiled modules.
 //!
 //! Whatever can change a result (fuel, features, NaN bits, instrumentation) is in [`engine_fingerprint`], which the
-//! genesis entry logs. The host's CPU flags are not: they change the code, never the results (but see
-//! [`crate::TrapKind::StackOverflow`]).
+//! genesis entry logs. The host's CPU flags are not: they change the code, never the results.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::{
+    io, panic,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    thread,
+};
 
 use replicator_types::ModuleHash;
 use sha2::{Digest as _, Sha256};
@@ -14,19 +17,21 @@ use wasmtime_wizer::Wizer;
 use crate::{
     guest,
     halt::Halt,
+    instrument,
     load::{self, LoadError, ModuleInfo},
     memory::Memories,
 };
 
-/// Wasm's share of the apply thread's stack. Decides when [`crate::TrapKind::StackOverflow`] comes.
-const WASM_STACK_BYTES: usize = 1 << 20;
+/// Wasm's share of the apply thread's stack: more than the frames can need that [`instrument`] lets a call have.
+const WASM_STACK_BYTES: usize =
+    instrument::NATIVE_BYTES_MAX as usize * instrument::BUDGET_BYTES as usize + instrument::UNCOUNTED_BYTES as usize;
 
-/// The least stack for a thread that calls a [`crate::Machine`]: wasm's share, and as much for the host.
-pub const APPLY_STACK_BYTES_MIN: usize = 2 * WASM_STACK_BYTES;
+/// The least stack for a thread that calls a [`crate::Machine`]: wasm's share, and the host's. Only what is used becomes memory.
+pub const APPLY_STACK_BYTES_MIN: usize = WASM_STACK_BYTES + (1 << 20);
 
 /// Raised whenever a load check, the instrumentation or a constant of the guest's calls changes: whatever can change a
 /// result, but neither wasmtime's version nor the features.
-const INSTRUMENTATION: u32 = 1;
+const INSTRUMENTATION: u32 = 2;
 
 /// Compiled modules that are kept for machines and activations to come, beside those that are in use.
 const CACHE_ENTRIES_MAX: usize = 8;
@@ -35,12 +40,13 @@ const WASMTIME_VERSION: &str = "48.0.8";
 
 /// What all nodes of a cluster must have in common, or fuel and so results would differ (safety rule 19).
 ///
-/// The wasmtime version, the feature set, the wasm stack and the version of our instrumentation; not the CPU's features.
+/// The wasmtime version, the feature set, the stack that a call may use and the version of our instrumentation; not the CPU's features.
 #[must_use]
 pub fn engine_fingerprint() -> String {
     let features: Vec<&str> = load::features().iter_names().map(|(name, _)| name).collect();
     let features = features.join("+").to_lowercase();
-    format!("wasmtime-{WASMTIME_VERSION} features={features} stack={WASM_STACK_BYTES} instr={INSTRUMENTATION}")
+    let stack = instrument::BUDGET_BYTES;
+    format!("wasmtime-{WASMTIME_VERSION} features={features} stack={stack} instr={INSTRUMENTATION}")
 }
 
 /// A module that was checked, instrumented and compiled.
@@ -96,14 +102,16 @@ pub fn precompile(bytes: &[u8]) -> Result<Precompiled, Halt> {
 /// Only [`Halt::ModuleRefused`] is the module's fault, and a function of its bytes.
 pub(crate) fn prepare(hash: ModuleHash, bytes: &[u8]) -> Result<Arc<Prepared>, Halt> {
     static CACHE: Cache = Cache(Mutex::new(Vec::new()));
-    if let Some(prepared) = CACHE.get(hash) {
+    let is_cached = instrument::counts();
+    if let Some(prepared) = is_cached.then(|| CACHE.get(hash)).flatten() {
         return Ok(prepared);
     }
     // Without the lock: other modules shouldn't wait for this one. Two threads may compile the same bytes; that's harmless.
     let mut info = load::check(bytes)?;
-    let module = compile(bytes)?;
+    let module = compile(&instrument(bytes)?)?;
     info.description = guest::describe(&module, &info)?;
-    Ok(CACHE.put(Arc::new(Prepared { hash, info, module })))
+    let prepared = Arc::new(Prepared { hash, info, module });
+    Ok(if is_cached { CACHE.put(prepared) } else { prepared })
 }
 
 /// Compiled modules, the one that was wanted last at the end.
@@ -135,11 +143,34 @@ impl Cache {
     }
 }
 
-fn compile(bytes: &[u8]) -> Result<Module, LoadError> {
-    let failed = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+/// What is compiled in place of `bytes`.
+pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     // Exports every mutable global as `__wizer_global_N`, so that images hold them all.
-    let (_, instrumented) = Wizer::new().instrument(bytes).map_err(failed)?;
-    Module::new(engine(), &instrumented).map_err(failed)
+    let (_, exporting) = Wizer::new().instrument(bytes).map_err(failed)?;
+    instrument::instrument(&exporting).map_err(LoadError::Compile)
+}
+
+pub(crate) fn compile(instrumented: &[u8]) -> Result<Module, LoadError> {
+    Module::new(engine(), instrumented).map_err(failed)
+}
+
+fn failed(error: wasmtime::Error) -> LoadError {
+    LoadError::Compile(format!("{error:#}"))
+}
+
+/// Runs `run` on a thread whose stack is large enough to call a [`crate::Machine`], and waits for it.
+///
+/// # Errors
+/// If the system gives no thread.
+///
+/// # Panics
+/// If `run` does.
+pub fn with_apply_stack<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("apply-stack".to_owned()).stack_size(APPLY_STACK_BYTES_MIN);
+        let running = thread.spawn_scoped(scope, run)?;
+        running.join().map_or_else(|panicked| panic::resume_unwind(panicked), Ok)
+    })
 }
 
 /// The process's engine.
@@ -161,6 +192,7 @@ fn config() -> Config {
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
         .epoch_interruption(false)
+        .async_stack_size(APPLY_STACK_BYTES_MIN) // not used, and must not be less than the next
         .max_wasm_stack(WASM_STACK_BYTES)
         .memory_may_move(false)
         .memory_reservation(4 << 30)
@@ -182,7 +214,7 @@ mod tests {
         assert_eq!(
             engine_fingerprint(),
             "wasmtime-48.0.8 features=mutable_global+saturating_float_to_int+sign_extension+reference_types+multi_value+\
-             bulk_memory+floats+extended_const stack=1048576 instr=1"
+             bulk_memory+floats+extended_const stack=4194304 instr=2"
         );
     }
 

@@ -15,6 +15,7 @@ use crate::{
     decode::{Output, decode},
     description, engine,
     halt::Halt,
+    instrument,
     limits::{Limits, PAGE_BYTES},
     load::{LoadError, ModuleInfo},
     memory::{HostMemoryError, MemoryFile, with_live_memory, with_view_memory},
@@ -75,6 +76,7 @@ pub(crate) struct Guest {
     apply: TypedFunc<(u32, u32), u64>,
     query: TypedFunc<(u32, u32), u64>,
     panic_buf: Option<TypedFunc<(), u32>>,
+    exhausted: Global,
     /// Where the guest wants its input. Invariant: `input_bytes` from there are within the memory.
     input: usize,
     input_bytes: usize,
@@ -114,6 +116,7 @@ impl Guest {
             apply: function(&mut store, &instance, "rsm_apply")?,
             query: function(&mut store, &instance, "rsm_query")?,
             panic_buf: optional(&mut store, &instance, "rsm_panic_buf")?,
+            exhausted: exhausted(&mut store, &instance)?,
             store,
             instance,
             memory,
@@ -204,7 +207,6 @@ impl Guest {
 
     /// Calls `rsm_apply` with an input: the header, then the payload.
     ///
-    /// Never inlined: how deep the native stack is before wasm runs must not depend on who calls.
     #[inline(never)]
     pub(crate) fn apply(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
         let arguments = self.put_input(header, payload);
@@ -285,7 +287,7 @@ impl Guest {
 
     #[cold]
     fn failure(&mut self, error: &wasmtime::Error) -> Failure {
-        match classify(error) {
+        match classify(error, self.exhausted, &mut self.store) {
             Ok(TrapKind::Unreachable) => Failure::Trap(match self.panic_message() {
                 Some(message) => Trap::because(TrapKind::Unreachable, message),
                 None => Trap::of(TrapKind::Unreachable),
@@ -299,11 +301,27 @@ impl Guest {
     fn panic_message(&mut self) -> Option<String> {
         let panic_buf = self.panic_buf.clone()?;
         self.store.set_fuel(PANIC_FUEL).ok()?;
-        let address = panic_buf.call(&mut self.store, ()).ok()? as usize;
+        let called = panic_buf.call(&mut self.store, ());
+        if called.is_err() {
+            clear(self.exhausted, &mut self.store);
+        }
+        let address = called.ok()? as usize;
         let (len, text) = self.memory.data(&self.store).get(address..)?.split_first_chunk()?;
         let text = text.get(..u32::from_le_bytes(*len) as usize)?;
         let text = &text[..text.len().min(PANIC_BYTES_MAX)];
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Calls an export by its name.
+    pub(crate) fn call<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &'static str,
+        arguments: P,
+        fuel: u64,
+    ) -> Result<R, Failure> {
+        let instance = self.instance;
+        let function: TypedFunc<P, R> = function(&mut self.store, &instance, name).map_err(Failure::Halt)?;
+        self.run(&function, arguments, fuel)
     }
 
     /// Where the input is.
@@ -366,22 +384,28 @@ impl Guest {
     }
 }
 
-/// The module's own description, asked of an instance that is thrown away.
+/// The module's own description, asked of an instance that is thrown away, on a thread of its own.
 ///
 /// Only [`Halt::ModuleRefused`] is the module's fault.
 pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, Halt> {
+    let described = engine::with_apply_stack(|| describe_here(module, info));
+    described.unwrap_or_else(|error| Err(Halt::HostMemory(format!("the system gives no thread: {error}"))))
+}
+
+fn describe_here(module: &Module, info: &ModuleInfo) -> Result<String, Halt> {
     let bytes = info.memory_pages_min.max(DESCRIBE_PAGES) as usize * PAGE_BYTES;
     let (made, _) = with_live_memory(|| instantiate(module, bytes, DESCRIBE_FUEL));
     let (mut store, instance) = made?;
-    let failed = |call, error: wasmtime::Error| match classify(&error) {
+    let marker = exhausted(&mut store, &instance)?;
+    let failed = |call, error: &wasmtime::Error, store: &mut Store<Host>| match classify(error, marker, store) {
         Ok(kind) => Halt::from(LoadError::Call { call, reason: kind.to_string() }),
         Err(halt) => halt,
     };
     if let Some(initialize) = optional::<(), ()>(&mut store, &instance, "_initialize")? {
-        initialize.call(&mut store, ()).map_err(|error| failed("_initialize", error))?;
+        initialize.call(&mut store, ()).map_err(|error| failed("_initialize", &error, &mut store))?;
     }
     let describe: TypedFunc<(), u64> = function(&mut store, &instance, "rsm_describe")?;
-    let region = describe.call(&mut store, ()).map_err(|error| failed("rsm_describe", error))?;
+    let region = describe.call(&mut store, ()).map_err(|error| failed("rsm_describe", &error, &mut store))?;
 
     let bad = |reason: String| Halt::from(LoadError::Call { call: "rsm_describe", reason });
     let (start, len) = ((region >> 32) as usize, region as u32 as usize);
@@ -394,10 +418,10 @@ pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, Hal
 }
 
 /// What a store knows beside the guest: its memory limit.
-struct Host {
-    memory_bytes_max: usize,
+pub(crate) struct Host {
+    pub(crate) memory_bytes_max: usize,
     /// Whether the memory was to grow beyond that.
-    limited: bool,
+    pub(crate) limited: bool,
 }
 
 impl ResourceLimiter for Host {
@@ -421,7 +445,7 @@ fn instantiate(module: &Module, memory_bytes_max: usize, fuel: u64) -> Result<(S
     let mut store = Store::new(engine::engine(), Host { memory_bytes_max, limited: false });
     store.limiter(|host| host);
     store.set_fuel(fuel).map_err(halted_engine)?;
-    let instance = Instance::new(&mut store, module, &[]).map_err(|error| match classify(&error) {
+    let instance = Instance::new(&mut store, module, &[]).map_err(|error| match kind_of(&error) {
         // An active segment that doesn't fit: the module's fault.
         Ok(kind) => Halt::ModuleRefused(LoadError::Call { call: "instantiation", reason: kind.to_string() }),
         Err(_) => Halt::HostMemory(format!("{error:#}")),
@@ -448,8 +472,27 @@ fn optional<P: WasmParams, R: WasmResults>(
     }
 }
 
-/// Which trap an error is, or that it is none.
-fn classify(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
+/// The global that is 1 after a call found no stack left.
+fn exhausted(store: impl AsContextMut, instance: &Instance) -> Result<Global, Halt> {
+    instance.get_global(store, instrument::EXHAUSTED).ok_or_else(|| unchecked(instrument::EXHAUSTED))
+}
+
+fn clear(exhausted: Global, store: &mut Store<Host>) {
+    exhausted.set(store, Val::I32(0)).expect("instrumentation makes it a mutable i32");
+}
+
+/// Which trap the error of a call is, or that it is none. `exhausted` is 0 again afterwards.
+fn classify(error: &wasmtime::Error, exhausted: Global, store: &mut Store<Host>) -> Result<TrapKind, Halt> {
+    let is_exhausted = !matches!(exhausted.get(&mut *store), Val::I32(0));
+    clear(exhausted, store);
+    match kind_of(error)? {
+        TrapKind::Unreachable if is_exhausted => Ok(TrapKind::StackOverflow),
+        kind => Ok(kind),
+    }
+}
+
+/// Which trap an error is by itself, or that it is none.
+pub(crate) fn kind_of(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
     use wasmtime::Trap as T;
     if let Some(error) = error.downcast_ref::<HostMemoryError>() {
         return Err(Halt::HostMemory(error.to_string()));
@@ -462,7 +505,7 @@ fn classify(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
         Some(T::IntegerOverflow) => TrapKind::IntegerOverflow,
         Some(T::BadConversionToInteger) => TrapKind::BadConversion,
         Some(T::OutOfFuel) => TrapKind::OutOfFuel,
-        Some(T::StackOverflow) => TrapKind::StackOverflow,
+        Some(T::StackOverflow) => return Err(Halt::NativeStack),
         _ => return Err(Halt::Engine(format!("{error:#}"))),
     })
 }

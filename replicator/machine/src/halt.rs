@@ -64,6 +64,13 @@ pub enum Halt {
     /// wasmtime failed in a way that is no trap.
     #[error("wasm engine: {0}")]
     Engine(String),
+    /// Calls needed more native stack than they are counted for (`docs/adr/0018`): the code that this host's compiler made is larger than any
+    /// that was thought of.
+    #[error(
+        "the native stack ended before the module's calls had used up what they have (docs/adr/0018); keep the module and report it, and start \
+         this node with a newer program"
+    )]
+    NativeStack,
     /// Replaying entries after a trap came to something else than the first time: the host or its memory is broken, or
     /// the module is not deterministic.
     #[error("rollback after a trap: entry {index} came to something else than the first time; rebuild this node")]

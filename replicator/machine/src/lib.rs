@@ -20,6 +20,8 @@ pub mod load;
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod trial;
 
 mod activation;
 mod application;
@@ -32,6 +34,7 @@ mod guest;
 mod halt;
 mod history;
 mod image;
+mod instrument;
 mod machine;
 mod memory;
 mod older;
@@ -48,7 +51,7 @@ mod written;
 
 pub use activation::ActivationRefusal;
 pub use checkpoint::{CHECKPOINT_ENTRIES, is_checkpoint};
-pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile};
+pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile, with_apply_stack};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
 pub use history::ModuleSpan;

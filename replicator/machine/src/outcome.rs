@@ -157,11 +157,7 @@ pub enum TrapKind {
     BadConversion,
     /// The call burned all of its fuel.
     OutOfFuel,
-    /// The call stack is exhausted.
-    ///
-    /// The exact depth depends on how the engine compiled the module, so it is equal on nodes whose programs and CPU
-    /// features are equal (`docs/guest-abi.md`, fact 3). Until a depth counter is put in at load, nodes with different
-    /// CPU features may disagree on a request that comes within a few frames of the limit; the digests then show it.
+    /// The call stack is exhausted: the same call fails on every node, whatever code its compiler made (`docs/adr/0018`).
     StackOverflow,
     /// The output list isn't one.
     MalformedOutput,

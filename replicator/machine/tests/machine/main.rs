@@ -1,7 +1,9 @@
 //! The machine from outside: hostile guests, rollback, sessions, time, queries, pushes, swaps and upgrades.
 
 mod checkpoints;
+mod corpus;
 mod counter_c;
+mod frames;
 mod genesis;
 mod harness;
 mod hostile;
