@@ -17,4 +17,4 @@
     (local.set $op (i32.load8_u offset=64 (local.get 0)))
     (if (i32.eq (local.get $op) (i32.const 0x6c)) (then (drop (call $locals (f64.const 0)))))
     (if (i32.eq (local.get $op) (i32.const 0x6f)) (then (drop (call $operands (i64.const 0)))))
-    (call $wide {{128 (i64.const 16) }}) {{127 drop }}))
+    (call $wide {{128 (i64.const 8) }}) {{127 drop }}))

@@ -90,10 +90,11 @@ impl Target for Loader {
 impl Loader {
     /// Two instances that are counted, and one that isn't.
     fn run_bare(&mut self, trial: &Trial, random: &mut Random) -> Result<(), String> {
-        let calls: Vec<(&str, Vec<u32>)> = (0..1 + random.below(6))
-            .map(|_| CALLS[random.below(CALLS.len())])
-            .map(|(name, arguments)| (name, (0..arguments).map(|_| random.edgy()).collect()))
-            .collect();
+        let mut calls: Vec<(&str, Vec<u32>)> = Vec::new();
+        for _ in 0..=random.below(6) {
+            let (name, arguments) = CALLS[random.below(CALLS.len())];
+            calls.push((name, (0..arguments).map(|_| random.edgy()).collect()));
+        }
         let counted = trial.run(true, &calls, PAGES, FUEL);
         if counted != trial.run(true, &calls, PAGES, FUEL) {
             return Err(format!("{calls:?} differ from one time to the next"));
