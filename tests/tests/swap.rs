@@ -27,10 +27,14 @@ const OFTEN: &str = "[images]\nlog_bytes = 65536\n";
 
 /// Three replicas of the counter module, and the witnesses that the mode wants.
 async fn cluster(s: &Scenario, mode: &str, settings: &str) -> Result<Cluster> {
+    cluster_with(s, mode, settings, &[]).await
+}
+
+async fn cluster_with(s: &Scenario, mode: &str, settings: &str, limits: &[&str]) -> Result<Cluster> {
     let witnesses = if mode == "chain" { 2 } else { 0 };
     let mut cluster = s.prepare_with(3, witnesses, &format!("mode = \"{mode}\"\n{settings}")).await?;
     cluster.start_all().await?;
-    cluster.init(&module("counter"), &[]).await?;
+    cluster.init(&module("counter"), limits).await?;
     Ok(cluster)
 }
 
@@ -205,7 +209,8 @@ fn module_that_cannot_take_over_leaves_the_active_one_running_and_says_why() {
     scenario(async |s| {
         s.may_take(2);
         for mode in MODES {
-            let cluster = cluster(s, mode, "").await?;
+            // So that a restore without end is soon over.
+            let cluster = cluster_with(s, mode, "", &["--restore-fuel", "50000000"]).await?;
             let loads = Load::several(&cluster, 2).await?;
             let v1 = active(&cluster).await?;
             let bad = [

@@ -84,7 +84,7 @@ pub(super) async fn run(args: ActivateArgs) -> Result<(), Failure> {
     let expected = expected(&cluster, args.expected.as_deref()).await?;
     let activate = async |mut admin: AdminServiceClient<Channel>| {
         let (sha256, expected_sha256) = (module.clone().into(), expected.clone().into());
-        admin.activate_module(cluster.request(pb::ActivateModuleRequest { sha256, expected_sha256 })).await
+        admin.activate_module(cluster.switch(pb::ActivateModuleRequest { sha256, expected_sha256 })).await
     };
     tell(&args.common, cluster.call(activate).await?.into_inner())
 }
@@ -94,7 +94,7 @@ pub(super) async fn roll_back(args: RollbackArgs) -> Result<(), Failure> {
     let expected = expected(&cluster, args.expected.as_deref()).await?;
     let roll_back = async |mut admin: AdminServiceClient<Channel>| {
         let expected_sha256 = expected.clone().into();
-        admin.rollback_module(cluster.request(pb::RollbackModuleRequest { expected_sha256 })).await
+        admin.rollback_module(cluster.switch(pb::RollbackModuleRequest { expected_sha256 })).await
     };
     tell(&args.common, cluster.call(roll_back).await?.into_inner())
 }

@@ -17,6 +17,8 @@ use super::super::{
 
 /// How long one call may take at a node.
 const CALL_MAX: Duration = Duration::from_secs(15);
+/// The same of one that may switch modules: who asks again too early has the work of a refused switch done once more.
+const SWITCH_MAX: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(200);
 /// Digits of a hash that people are shown, and the fewest that they may give.
 pub(super) const DIGITS: usize = 12;
@@ -81,10 +83,19 @@ impl Nodes {
     }
 
     /// A request that a node must answer in time.
-    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+    fn request<T>(&self, message: T) -> Request<T> {
+        self.within(CALL_MAX, message)
+    }
+
+    /// A request that switches modules, and may take as long as that takes.
+    pub(super) fn switch<T>(&self, message: T) -> Request<T> {
+        self.within(SWITCH_MAX, message)
+    }
+
+    fn within<T>(&self, max: Duration, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let left = self.deadline.saturating_duration_since(Instant::now());
-        request.set_timeout(left.clamp(Duration::from_secs(1), CALL_MAX));
+        request.set_timeout(left.clamp(Duration::from_secs(1), max));
         request
     }
 

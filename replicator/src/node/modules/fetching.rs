@@ -14,6 +14,8 @@ use super::{MODULE_BYTES_MAX, hash_of};
 use crate::node::Node;
 
 const RETRY: Duration = Duration::from_millis(300);
+/// For how long it is told why a module could not be had.
+const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// The modules that are being fetched, or could not be.
 #[derive(Default)]
@@ -28,6 +30,11 @@ impl Fetches {
     /// Whether the caller shall fetch it: nobody does, and nobody has just failed.
     fn begin(&self, hash: ModuleHash) -> bool {
         let mut fetches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Anybody can name a module that nobody has.
+        fetches.retain(|_, fetch| match fetch {
+            Fetch::UnderWay => true,
+            Fetch::Failed { at, .. } => at.elapsed() < TOLD_FOR,
+        });
         let begins = match fetches.get(&hash) {
             Some(Fetch::UnderWay) => false,
             Some(Fetch::Failed { at, .. }) => at.elapsed() >= RETRY,

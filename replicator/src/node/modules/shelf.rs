@@ -114,7 +114,9 @@ impl Shelf {
 
     /// Notes that somebody may activate it.
     pub(super) fn want(&self, hash: ModuleHash) {
-        self.known().wanted.insert(hash, Instant::now());
+        let mut known = self.known();
+        known.wanted.retain(|_, at| at.elapsed() < WANTED_FOR);
+        known.wanted.insert(hash, Instant::now());
     }
 
     /// Whether somebody may be about to activate it.
