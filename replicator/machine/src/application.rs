@@ -181,8 +181,7 @@ impl Application {
             Err(Stopped::Halt(halt)) => return Err(halt),
         };
         (self.prepared, self.live, self.file) = (incoming, live, file);
-        self.journal.succeed(&self.file);
-        self.journal.renew(&mut self.live, &self.file)?;
+        self.journal.succeed(&mut self.live, &self.file)?;
         Ok(Ok(state_bytes))
     }
 

@@ -186,6 +186,25 @@ mod tests {
         );
     }
 
+    fn unique(name: &str, number: usize) -> Vec<u8> {
+        let guest = include_str!("../tests/machine/guest.wat");
+        let text = guest.replace("app=hostile version=1", &format!("app={name:.6}{} version=1", number % 10));
+        wat::parse_str(text).expect("it is valid")
+    }
+
+    #[test]
+    fn a_module_that_is_held_stays_compiled_and_others_make_room() {
+        let prepared = |bytes: &[u8]| prepare(hash(bytes), bytes).expect("it is good");
+        let (held, left) = (unique("helder", 0), unique("lefter", 0));
+        let (holder, first) = (precompile(&held).expect("it is good"), Arc::downgrade(&prepared(&left)));
+        (0..CACHE_ENTRIES_MAX).for_each(|number| drop(prepared(&unique("others", number))));
+        assert!(Arc::ptr_eq(&holder.0, &prepared(&held)), "it was not compiled again");
+        assert!(first.upgrade().is_none(), "nobody wanted it any more");
+        let newest = unique("others", CACHE_ENTRIES_MAX - 1);
+        assert!(Arc::ptr_eq(&prepared(&newest), &prepared(&newest)));
+        assert!(matches!(precompile(b"no wasm"), Err(Halt::ModuleRefused(LoadError::NotWasm))));
+    }
+
     #[test]
     fn the_fingerprint_names_the_version_that_is_linked() {
         let manifest = include_str!("../../../Cargo.toml");

@@ -122,13 +122,15 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Begins anew with another memory, of which it has no copy yet: take one first. What this one holds goes away at once, so that the copy
-    /// finds its room.
-    pub(crate) fn succeed(&mut self, file: &MemoryFile) {
+    /// Begins anew with a copy of another module's instance. What this one holds goes away before that, so that the copy finds its room; but what
+    /// a reader of it still needs stays.
+    pub(crate) fn succeed(&mut self, guest: &mut Guest, file: &MemoryFile) -> Result<(), Halt> {
         self.tracker = None;
-        self.calls.clear();
-        let shadow = std::mem::take(&mut self.shadow).successor();
+        let (shadow, copy_longest) = (std::mem::take(&mut self.shadow).successor(), self.copy_longest);
         *self = Self::empty(shadow, file);
+        self.renew(guest, file)?;
+        self.copy_longest = copy_longest; // This one is a part of the swap's pause, and no image's.
+        Ok(())
     }
 
     fn empty(shadow: Shadow, file: &MemoryFile) -> Self {
