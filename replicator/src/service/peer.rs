@@ -237,7 +237,7 @@ impl PeerService for PeerApi {
             return Err(Status::failed_precondition("this node takes no part in that cluster's history"));
         }
         if not_of_primary && self.node.is_primary() {
-            return Err(Status::unavailable("this node is the primary; another one's image is wanted first"));
+            return Err(Status::failed_precondition("this node is the primary; another one's image is wanted first"));
         }
         let at_least = Position::new(epoch, log_index);
         let served = self.node.serve_image(at_least, &known_manifest, offset).await;

@@ -1,6 +1,7 @@
 //! Getting an image from a peer: in pieces, from where it broke off.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,13 +14,41 @@ use tokio::sync::mpsc;
 use super::{CatchUp, NodeImages};
 use crate::{
     replication::{Image, Images as _},
-    transport::{ImagePart, ImageParts},
+    transport::{ImagePart, ImageParts, TransportError},
 };
 
 /// A peer that may have an image.
 struct Source {
     node: String,
     address: String,
+    /// Whether another one is wanted first if it is the primary.
+    not_of_primary: bool,
+}
+
+impl Source {
+    /// The same, to be asked again, as no other one gives an image.
+    fn whatever_it_is(self) -> Self {
+        Self { not_of_primary: false, ..self }
+    }
+}
+
+/// Why a peer gave no image.
+enum Unfetched {
+    /// It is the primary, and others are wanted first.
+    IsPrimary,
+    Failed(String),
+}
+
+impl From<String> for Unfetched {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl From<&str> for Unfetched {
+    fn from(why: &str) -> Self {
+        Self::Failed(why.to_owned())
+    }
 }
 
 /// Pieces that may wait to be written.
@@ -58,10 +87,12 @@ impl NodeImages {
         at_least: Position,
     ) -> Result<(String, SnapshotManifest), String> {
         let mut why = "no peer is known".to_owned();
-        for (peer, not_of_primary) in self.in_turn() {
-            match self.fetch_from(&peer, at_least, not_of_primary).await {
+        let mut sources = self.others();
+        while let Some(peer) = sources.pop_front() {
+            match self.fetch_from(&peer, at_least).await {
                 Ok(manifest) => return Ok((peer.node, manifest)),
-                Err(error) => why = format!("{}: {error}", peer.node),
+                Err(Unfetched::IsPrimary) => sources.push_back(peer.whatever_it_is()),
+                Err(Unfetched::Failed(error)) => why = format!("{}: {error}", peer.node),
             }
         }
         Err(why)
@@ -94,58 +125,52 @@ impl NodeImages {
 
     /// For a machine that has nothing to go on from.
     pub(super) async fn fetch_from_anyone(self: &Arc<Self>, at_least: Position) -> Option<SnapshotManifest> {
-        for (peer, not_of_primary) in self.in_turn() {
-            match self.fetch_from(&peer, at_least, not_of_primary).await {
+        let mut sources = self.others();
+        while let Some(peer) = sources.pop_front() {
+            match self.fetch_from(&peer, at_least).await {
                 Ok(manifest) => match self.machine_enters(manifest.position()).await {
                     Ok(()) => return Some(manifest),
                     Err(error) => tracing::warn!(peer = peer.node, %error, "its image can't be used"),
                 },
-                Err(error) => tracing::warn!(peer = peer.node, error, "no image from this peer"),
+                Err(Unfetched::IsPrimary) => sources.push_back(peer.whatever_it_is()),
+                Err(Unfetched::Failed(error)) => tracing::warn!(peer = peer.node, error, "no image from this peer"),
             }
         }
         None
     }
 
-    /// All peers, as long as they aren't the primary; and then all, whatever they are.
-    fn in_turn(&self) -> impl Iterator<Item = (Source, bool)> + use<> {
-        let (first, second) = (self.others(), self.others());
-        first.into_iter().map(|peer| (peer, true)).chain(second.into_iter().map(|peer| (peer, false)))
-    }
-
     /// The members that are known, and who is configured: a new disk knows no members yet.
-    fn others(&self) -> Vec<Source> {
+    fn others(&self) -> VecDeque<Source> {
         let meta = self.dir.meta();
         let members = meta.members.iter().filter(|member| member.disk != meta.disk);
-        let mut sources: Vec<Source> =
-            members.map(|member| Source { node: member.node.clone(), address: member.peer_address.clone() }).collect();
+        let source = |node, address| Source { node, address, not_of_primary: true };
+        let mut sources: VecDeque<Source> =
+            members.map(|member| source(member.node.clone(), member.peer_address.clone())).collect();
         for peer in &self.configured {
             if sources.iter().all(|source| source.node != *peer.name.as_str()) {
-                let (node, address) = (peer.name.to_string(), peer.peer_address.to_string());
-                sources.push(Source { node, address });
+                sources.push_back(source(peer.name.to_string(), peer.peer_address.to_string()));
             }
         }
         sources
     }
 
-    async fn fetch_from(
-        self: &Arc<Self>,
-        peer: &Source,
-        at_least: Position,
-        not_of_primary: bool,
-    ) -> Result<SnapshotManifest, String> {
+    async fn fetch_from(self: &Arc<Self>, peer: &Source, at_least: Position) -> Result<SnapshotManifest, Unfetched> {
         let began = Instant::now();
         let channel = self.peers.channel(&peer.address).map_err(|error| error.to_string())?;
         let mut receiver = self.receiver(None).await?;
         let known = receiver.as_ref().map(|receiver| codec::encode(receiver.manifest()).into());
         let offset = receiver.as_ref().map_or(0, SnapshotReceiver::resume_at);
         let cluster = self.dir.meta().cluster.ok_or("this node belongs to no cluster yet")?;
-        let asked = channel.fetch_image(cluster, at_least, known, offset, not_of_primary).await;
-        let mut parts = asked.map_err(|error| error.to_string())?;
+        let asked = channel.fetch_image(cluster, at_least, known, offset, peer.not_of_primary).await;
+        let mut parts = asked.map_err(|error| match error {
+            TransportError::Refused(_) if peer.not_of_primary => Unfetched::IsPrimary,
+            error => Unfetched::Failed(error.to_string()),
+        })?;
         match parts.next().await.map_err(|error| error.to_string())? {
             Some(ImagePart::Manifest(bytes)) => {
                 let manifest: SnapshotManifest = codec::decode(&bytes).map_err(|error| error.to_string())?;
                 if manifest.position() < at_least {
-                    return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()));
+                    return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()).into());
                 }
                 self.confirm(&manifest, peer, cluster).await?;
                 if receiver.as_ref().is_none_or(|receiver| *receiver.manifest() != manifest) {

@@ -250,9 +250,12 @@ fn notices_pass_to_programs_and_never_into_plain_lines() {
     };
     server.pass("bob", Event::Typing(TypingNotice { from: "alice".to_owned() }));
     server.pass("bob", notice("alice", Presence::Here));
-    plain.say("/who");
-    let who = plain.hear("/who", |line| line.contains("Here: "));
-    assert!(who.contains("Here: alice. Not here: nobody"), "alice's talk has answered: {who}");
+    let mut asked = (0..100).map(|_| {
+        plain.say("/who");
+        plain.hear("/who", |line| line.contains("Here: "))
+    });
+    // What the server passes comes beside what is typed.
+    assert!(asked.any(|who| who.contains("Here: alice. Not here: nobody")), "alice's talk has answered");
     assert_eq!(plain.end(), 0);
     let gone = talk.hear("farewell", |line| line.contains("\"gone\""));
     assert!(gone.contains("\"account\":\"bob\""), "{gone}");
