@@ -132,7 +132,6 @@ fn config() -> Config {
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
-        .wasm_branch_hinting(std::env::var_os("GUARD_NOHINT").is_none()) // only our own: `instrument` drops the module's
         .epoch_interruption(false)
         .async_stack_size(APPLY_STACK_BYTES_MIN) // not used, and must not be less than the next
         .max_wasm_stack(WASM_STACK_BYTES)

@@ -19,11 +19,11 @@
 //!    local.get $a  call $g)              ──▶       local.get $a  local.get $left  call $g)
 //! ```
 
-use std::{cell::Cell, convert::Infallible, mem};
+use std::{cell::Cell, convert::Infallible};
 
 use wasm_encoder::{
-    BlockType, BranchHint, BranchHints, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
-    GlobalSection, GlobalType, Instruction, Module, SectionId, TypeSection, ValType,
+    BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
+    Instruction, Module, SectionId, TypeSection, ValType,
     reencode::{Error, Reencode, utils},
 };
 use wasmparser::{CompositeInnerType, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload};
@@ -64,15 +64,7 @@ pub(crate) fn instrument(wasm: &[u8]) -> Result<Vec<u8>, String> {
     if !counts() {
         shape.entries.clear();
     }
-    let mut counting =
-        Counting { shape, counts: counts(), next: 0, marked: false, checks: Vec::new(), hints: BranchHints::new() };
-    counting.parse_core_module(&mut Module::new(), Parser::new(0), wasm).map_err(told)?;
-    // Where the checks are is known now, and has to be said before the code.
-    for (function, offset) in mem::take(&mut counting.checks) {
-        let hint = BranchHint { branch_func_offset: offset, branch_hint_value: 0 };
-        counting.hints.function_hints(function, [hint]);
-    }
-    (counting.next, counting.marked) = (0, false);
+    let mut counting = Counting { shape, counts: counts(), next: 0, marked: false };
     let mut module = Module::new();
     counting.parse_core_module(&mut module, Parser::new(0), wasm).map_err(told)?;
     Ok(module.finish())
@@ -219,10 +211,6 @@ struct Counting {
     next: u32,
     /// Whether [`EXHAUSTED`] is among the globals already.
     marked: bool,
-    /// Each function that is counted, and where in it the `if` of the check is.
-    checks: Vec<(u32, u32)>,
-    /// That the checks' branches are seldom taken: the compiler then puts their code behind all other.
-    hints: BranchHints,
 }
 
 impl Counting {
@@ -232,7 +220,7 @@ impl Counting {
     }
 
     /// Takes a frame off what is left, or traps. `left` is the local with what is left.
-    fn count(&mut self, function: &mut Function, left: u32, bytes: u64) {
+    fn count(&self, function: &mut Function, left: u32, bytes: u64) {
         let bytes = i32::try_from(bytes.min(u64::from(BUDGET_BYTES) + 1)).expect("the budget is far below 2 GiB");
         function
             .instruction(&Instruction::LocalGet(left))
@@ -240,9 +228,7 @@ impl Counting {
             .instruction(&Instruction::I32Sub)
             .instruction(&Instruction::LocalTee(left))
             .instruction(&Instruction::I32Const(0))
-            .instruction(&Instruction::I32LtS);
-        self.checks.push((self.next - 1, function.byte_len() as u32));
-        function
+            .instruction(&Instruction::I32LtS)
             .instruction(&Instruction::If(BlockType::Empty))
             .instruction(&Instruction::I32Const(1))
             .instruction(&Instruction::GlobalSet(self.shape.globals))
@@ -305,7 +291,7 @@ impl Reencode for Counting {
         Ok(())
     }
 
-    /// A module without globals gets a section for ours; the hints go before the code.
+    /// A module without globals gets a section for ours.
     fn intersperse_section_hook(
         &mut self,
         module: &mut Module,
@@ -316,9 +302,6 @@ impl Reencode for Counting {
             let mut globals = GlobalSection::new();
             self.mark(&mut globals);
             module.section(&globals);
-        }
-        if before == Some(SectionId::Code) && !self.hints.is_empty() {
-            module.section(&self.hints);
         }
         Ok(())
     }
