@@ -184,65 +184,41 @@ fn whole_entries(criterion: &mut Criterion) {
             node.machine.query(None, black_box(&request))
         });
     });
-    group.bench_function("chat send with a push, 64 B", |bencher| {
-        let mut sends = Sends::new();
-        bencher.iter_custom(|iterations| {
-            let (mut left, mut spent) = (iterations, Duration::ZERO);
-            while left > 0 {
-                let now = left.min(MAILBOX);
-                spent += sends.batch(now);
-                left -= now;
-            }
-            spent
+    for counted in [true, false] {
+        let what = if counted { "" } else { ", its depth not counted" };
+        group.bench_function(format!("chat send with a push, 64 B{what}"), |bencher| {
+            let make = || Node::new("chat_module.wasm");
+            let mut node = if counted { make() } else { trial::without_counting(make) };
+            chat_sends(bencher, &mut node);
         });
-    });
+    }
     group.finish();
 }
 
-/// What counting the depth of calls costs a chat send: two machines, one of which doesn't count, in turns.
-fn counting(_: &mut Criterion) {
-    let (mut counted, mut plain) = (Sends::new(), trial::without_counting(Sends::new));
-    let mut ratios: Vec<f64> =
-        (0..60).map(|_| counted.batch(MAILBOX).as_secs_f64() / plain.batch(MAILBOX).as_secs_f64()).collect();
-    ratios.sort_by(f64::total_cmp);
-    let [low, median, high] = [15, 30, 45].map(|place| 100.0 * (ratios[place] - 1.0));
-    println!(
-        "counting the depth of calls: a chat send takes {median:.1} % longer (half of 60 pairs: {low:.1} to {high:.1} %)"
-    );
-}
-
-/// Sends into a mailbox.
-struct Sends {
-    node: Node,
-    alice: Client,
-    bob: Client,
-    send: Bytes,
-}
-
-impl Sends {
-    fn new() -> Self {
-        let mut node = Node::new("chat_module.wasm");
-        let (mut alice, mut bob) = (node.open(), node.open());
-        join(&mut node, &mut alice, "alice");
-        join(&mut node, &mut bob, "bob");
-        let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
-        Self { node, alice, bob, send }
-    }
-
-    /// The time of some sends. Empties the mailbox after them.
-    fn batch(&mut self, sends: u64) -> Duration {
-        let start = Instant::now();
-        for _ in 0..sends {
-            black_box(self.node.send(&mut self.alice, &self.send));
+/// `send` into a mailbox that is emptied now and then, outside of the measurement.
+fn chat_sends(bencher: &mut criterion::Bencher<'_>, node: &mut Node) {
+    let (mut alice, mut bob) = (node.open(), node.open());
+    join(node, &mut alice, "alice");
+    join(node, &mut bob, "bob");
+    let send = chat(Action::Send(Send { to: "bob".to_owned(), text: "x".repeat(64) }));
+    bencher.iter_custom(|iterations| {
+        let (mut left, mut spent) = (iterations, Duration::ZERO);
+        while left > 0 {
+            let now = left.min(MAILBOX);
+            let start = Instant::now();
+            for _ in 0..now {
+                black_box(node.send(&mut alice, &send));
+            }
+            spent += start.elapsed();
+            left -= now;
+            let last = node.send(&mut alice, &send);
+            assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
+            node.chat(&mut bob, Action::DeleteAccount(DeleteAccount {}));
+            join(node, &mut bob, "bob");
         }
-        let spent = start.elapsed();
-        let last = self.node.send(&mut self.alice, &self.send);
-        assert!(matches!(answer(&last), Answer::Sent(_)) && last.pushes.len() == 1, "{last:?}");
-        self.node.chat(&mut self.bob, Action::DeleteAccount(DeleteAccount {}));
-        join(&mut self.node, &mut self.bob, "bob");
         spent
-    }
+    });
 }
 
-criterion_group!(benches, guest_calls, bookkeeping, whole_entries, counting);
+criterion_group!(benches, guest_calls, bookkeeping, whole_entries);
 criterion_main!(benches);
