@@ -9,11 +9,6 @@ use replicator_client::{
 use replicator_tests::{Cluster, Requests as _, Scenario, metadata, module, reason, request, scenario, until};
 use tonic::Code;
 
-#[path = "../../replicator/machine/tests/corpus/mod.rs"]
-mod corpus;
-
-use corpus::{Called, Expected, Hostile};
-
 /// A guest that does what a request's first byte says; see the list of deeds in it.
 const HOSTILE: &str = include_str!("hostile.wat");
 
@@ -234,87 +229,4 @@ fn module_that_is_none_is_refused_by_init_and_a_good_one_then_works() {
         cluster.verify().await?;
         Ok(())
     });
-}
-
-/// The hostile modules of the machine's tests.
-fn hostile_corpus() -> Vec<Hostile> {
-    corpus::all(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../replicator/machine/tests/corpus"))
-}
-
-#[test]
-fn hostile_corpus_that_cannot_begin_is_refused_by_name_and_a_good_module_then_works() {
-    scenario(async |s| {
-        s.may_take(2);
-        let mut cluster = s.blank(3).await?;
-        for Hostile { name, wasm, expected } in hostile_corpus() {
-            let (Expected::Refused(words) | Expected::GenesisRefused(words)) = &expected[0] else { continue };
-            let file = s.file(&format!("{name}.wasm"), wasm)?;
-            let ran = cluster.try_init(&file, &LIMITS).await?;
-            ran.exits(1).and_then(|ran| ran.complains_of(&[words])).with_context(|| name.clone())?;
-            for index in 0..3 {
-                let status = cluster.status(index).await?;
-                ensure!(status.state() == NodeState::Blank, "{name}: {status:?}");
-            }
-        }
-        cluster.init(&module("counter"), &[]).await?;
-        cluster.verify().await?;
-        Ok(())
-    });
-}
-
-#[test]
-fn hostile_corpus_that_begins_comes_to_the_same_at_every_node() {
-    scenario(async |s| {
-        s.may_take(5);
-        for Hostile { name, wasm, expected } in hostile_corpus() {
-            if matches!(expected[0], Expected::Refused(_) | Expected::GenesisRefused(_)) {
-                continue;
-            }
-            let file = s.file(&format!("{name}.wasm"), wasm)?;
-            let cluster = s.cluster_with(3, &file, &LIMITS).await?;
-            play(&cluster, &expected).await.with_context(|| name.clone())?;
-            cluster.verify().await.with_context(|| name.clone())?;
-        }
-        Ok(())
-    });
-}
-
-/// Makes the calls, each at every node.
-async fn play(cluster: &Cluster, expected: &[Expected]) -> Result<()> {
-    let session = cluster.node(0).await?.session(0).await?;
-    let mut sequence = 0;
-    for expected in expected {
-        let Expected::Call { call, request: bytes, result } = expected else { continue };
-        sequence += u64::from(call == "apply");
-        match (call.as_str(), result) {
-            ("apply", Called::Traps(words)) => {
-                let trapped = trapped_everywhere(cluster, &session, sequence, bytes).await?;
-                ensure!(trapped.message.contains(words), "{bytes:?}: no {words:?} in {trapped:?}");
-            }
-            ("apply", Called::Replies(reply)) => {
-                for index in 0..cluster.len() {
-                    let mut node = cluster.node(index).await?;
-                    let executed = node.execute(request(&session, sequence, bytes.clone())).await?.into_inner();
-                    ensure!(executed.response == reply, "{bytes:?}: {executed:?}");
-                }
-            }
-            ("query", result) => {
-                for index in 0..cluster.len() {
-                    let query = QueryRequest { request: bytes.clone().into(), ..QueryRequest::default() };
-                    match (cluster.node(index).await?.query(query).await, result) {
-                        (Ok(answer), Called::Replies(reply)) => {
-                            let answer = answer.into_inner();
-                            ensure!(answer.response == reply, "{bytes:?}: {answer:?}");
-                        }
-                        (Err(status), Called::Traps(words)) if reason(&status) == Some(Reason::ModuleTrapped) => {
-                            ensure!(status.message().contains(words), "{bytes:?}: no {words:?} in {status:?}");
-                        }
-                        (answer, _) => anyhow::bail!("{bytes:?}: {answer:?}"),
-                    }
-                }
-            }
-            _ => {} // a snapshot or a restore: only a swap calls them
-        }
-    }
-    Ok(())
 }

@@ -45,7 +45,7 @@ pub(crate) struct Loader {
 
 impl Target for Loader {
     const NAME: &'static str = "loader";
-    const CASES: u64 = 500;
+    const CASES: u64 = 0; // compiling takes its time: only `make fuzz` tries modules
 
     fn new() -> Self {
         Self { modules: Modules::new(), refused: 0, run: 0, begun: 0, bounded: 0 }

@@ -80,7 +80,7 @@ impl Modules {
             max_imports: usize::from(random.below(30) == 0),
             max_instructions: [20, 100, 500, 3_000][random.below(4)],
             max_funcs: 9 + random.below(40),
-            min_funcs: random.below(20),
+            min_funcs: random.below(9),
             max_type_size: [10, 100, 1_000][random.below(3)],
             max_memories: 1,
             max_tables: random.below(4),
