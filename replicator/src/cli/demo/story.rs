@@ -201,6 +201,10 @@ pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result
 pub(super) async fn conclude(cluster: &Cluster, account: &Account, began: Instant) -> anyhow::Result<()> {
     ensure(account.lost == 0 && account.doubled == 0 && account.unknown == 0, || account.to_string())?;
     step(&format!("every acknowledged message is in its mailbox, once: {account}"));
+    // One that was started just now may have no state to compare yet.
+    for index in 0..cluster.len() {
+        cluster.wait_serving(index).await?;
+    }
     match status::verify(cluster.client(), &cluster.survey().await).await {
         Verdict::Equal { replicas, log_index, digest, state_hash } if replicas == cluster.endpoints().len() => {
             step(&format!(

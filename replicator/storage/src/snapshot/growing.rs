@@ -1,7 +1,7 @@
 //! A file that grows by bytes as they come, written past the system's cache.
 //!
-//! Only whole blocks can be, so the bytes after the last one wait in memory, until there are enough of them or the file is closed. Each
-//! piece is with the disk before the next: the log's flushes wait behind one piece at most, and the last fsync is short. Through the cache,
+//! Only whole blocks can be, so the bytes after the last one wait in memory, until there are enough of them or the file is closed. What comes
+//! is with the disk before the next: the log's flushes wait behind little, and the last fsync is short. Through the cache,
 //! the disk would get the file in bursts, and the log's flushes would wait behind those.
 
 use std::{
@@ -15,7 +15,7 @@ use crate::{
     disk_log::block_file::{BLOCK_BYTES, BlockBuffer, BlockFile, Durable},
 };
 
-/// What is written at once.
+/// What is written at once, at most.
 const PIECE_BYTES: usize = 512 << 10;
 
 /// The file. Dropped, it keeps all bytes that it was given, but for an error, which nobody is told of: who goes on with the file checks it.
@@ -57,15 +57,23 @@ impl GrowingFile {
             let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.filled));
             self.filling[self.filled..][..now.len()].copy_from_slice(now);
             self.filled += now.len();
-            self.waiting = true;
             bytes = later;
-            if self.filled == PIECE_BYTES {
-                self.waiting = false; // not again when it is dropped, if it fails
-                self.file.write(&self.filling, self.written)?;
-                self.written += PIECE_BYTES as u64;
-                self.filled = 0;
-            }
+            self.write_blocks()?;
         }
+        Ok(())
+    }
+
+    /// Writes all that is whole blocks. The rest waits.
+    fn write_blocks(&mut self) -> Result<(), StorageError> {
+        self.waiting = false; // not again when it is dropped, if it fails
+        let blocks = self.filled / BLOCK_BYTES * BLOCK_BYTES;
+        if blocks > 0 {
+            self.file.write(&self.filling[..blocks], self.written)?;
+            self.filling.copy_within(blocks..self.filled, 0);
+            self.written += blocks as u64;
+            self.filled -= blocks;
+        }
+        self.waiting = self.filled > 0;
         Ok(())
     }
 

@@ -113,6 +113,9 @@ impl SnapshotData {
     pub fn read_at(&self, offset: u64, bytes_max: usize) -> Result<SnapshotPiece, StorageError> {
         let rest = self.manifest.data_bytes.saturating_sub(offset);
         let bytes = usize::try_from(rest).unwrap_or(usize::MAX).min(bytes_max);
+        if bytes == 0 {
+            return Ok(SnapshotPiece::new(offset, Bytes::new()));
+        }
         // Whole blocks, as they lie in the file.
         let from = (self.base + offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let skipped = (self.base + offset - from) as usize;
