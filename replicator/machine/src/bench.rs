@@ -99,6 +99,8 @@ pub fn swap_parts(machine: &mut Machine, module: &[u8]) -> SwapParts {
     let (restore, restore_fuel) = (start.elapsed(), limits.restore_fuel - fuel);
     let bytes = chunks.iter().map(Vec::len).sum::<usize>() as u64;
     SwapParts { snapshot, restore, bytes, snapshot_fuel, restore_fuel }
+}
+
 impl BenchGuest {
     /// The first chunk of a snapshot, or the trap that came of it.
     ///
