@@ -260,9 +260,9 @@ impl Threads for OsThreads {
     }
 }
 
-/// The nice value of threads that stand back: a third of what others get, if all of them want a core. With less, an image would take longer on a busy
-/// machine than its log takes to grow.
-const BEHIND_NICE: i32 = 5;
+/// The nice value of threads that stand back: a tenth of what others get, if all of them want a core. With much less, an image would take longer on a
+/// busy machine than its log takes to grow.
+const BEHIND_NICE: i32 = 10;
 
 fn start(name: &str, stack_bytes: Option<usize>, body: BoxFuture<'static, ()>) -> io::Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

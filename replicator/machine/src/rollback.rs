@@ -43,7 +43,7 @@ const FUEL_MAX: u64 = 1 << 26;
 /// milliseconds at most; more if they write few, so that it is worth the look through the page table.
 const CALLS_MIN: usize = 1 << 10;
 /// The same while another thread has the last copy: then a page costs up to 5 µs, as its old bytes go to new memory first.
-const CALLS_MIN_FROZEN: usize = 1 << 8;
+const CALLS_MIN_FROZEN: usize = 1 << 7;
 /// See [`CALLS_MIN`].
 const CALLS_MAX: usize = 1 << 15;
 /// The pages that a copy should have to take, at least and at most.

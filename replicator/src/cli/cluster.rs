@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::TcpListener,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -59,6 +60,8 @@ pub(super) enum Place<'a> {
 pub(super) struct Storage {
     /// Bytes of log between two images, from 64 KiB; none: as the program has it.
     pub(super) image_log_bytes: Option<u64>,
+    /// Bytes per second of an image that is given to a peer; none: as the program has it.
+    pub(super) transfer_bytes_per_sec: Option<NonZeroU64>,
     /// A node's data lies in a folder of its own in the node's ([`Cluster::node_dir`]), which can then be a disk.
     pub(super) within_disks: bool,
 }
@@ -443,7 +446,10 @@ fn used_addresses(dir: &Path) -> anyhow::Result<Vec<(String, [String; 2])>> {
 impl Storage {
     /// The lines that every node's configuration ends with.
     fn settings(&self) -> String {
-        self.image_log_bytes.map_or_else(String::new, |bytes| format!("\n[images]\nlog_bytes = {bytes}\n"))
+        let log_bytes = self.image_log_bytes.map(|bytes| format!("log_bytes = {bytes}\n"));
+        let rate = self.transfer_bytes_per_sec.map(|rate| format!("transfer_bytes_per_sec = {rate}\n"));
+        let lines: String = log_bytes.into_iter().chain(rate).collect();
+        if lines.is_empty() { lines } else { format!("\n[images]\n{lines}") }
     }
 }
 
@@ -498,7 +504,7 @@ mod tests {
     fn nodes_read_the_settings_of_their_storage() {
         let folder = tempfile::tempdir().unwrap();
         let setup = Setup { shape: Shape::majority(3), place: Place::Kept(folder.path()) };
-        let storage = Storage { image_log_bytes: Some(65_536), within_disks: true };
+        let storage = Storage { image_log_bytes: Some(65_536), within_disks: true, ..Storage::default() };
         let cluster = Cluster::prepare_with(setup, storage).unwrap();
         let flags = NodeFlags { config: Some(cluster.dir().join("n2.toml")), ..NodeFlags::default() };
         let config = NodeConfig::load(&flags, false).unwrap();

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    num::NonZeroU64,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -24,7 +25,10 @@ use super::{
     plain,
     state::{Filled, MODULE, NO_IMAGES, take_image, wait_status},
 };
-use crate::cli::{Failure, cluster::Cluster};
+use crate::cli::{
+    Failure,
+    cluster::{Cluster, Storage},
+};
 
 #[derive(Debug, Args)]
 #[command(
@@ -50,6 +54,9 @@ pub(super) struct ImagesArgs {
     /// How often all of it is measured, in turn
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Bound what a node gives to a peer, in bytes per second. Default: as a node has it
+    #[arg(long, value_name = "BYTES")]
+    transfer_bytes_per_sec: Option<NonZeroU64>,
     #[command(flatten)]
     own: Own,
 }
@@ -59,7 +66,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const MB: f64 = 1e6;
 
 pub(super) async fn run(args: ImagesArgs) -> Result<(), Failure> {
-    let measured = args.own.run(3, MODULE, NO_IMAGES, async |cluster| measure(&args, cluster).await).await?;
+    let storage = Storage {
+        image_log_bytes: Some(NO_IMAGES),
+        transfer_bytes_per_sec: args.transfer_bytes_per_sec,
+        ..Storage::default()
+    };
+    let measured = args.own.run_with(3, MODULE, storage, async |cluster| measure(&args, cluster).await).await?;
     Ok(measured.print(args.own.output.output)?)
 }
 

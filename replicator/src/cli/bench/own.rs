@@ -35,12 +35,23 @@ impl Own {
         image_log_bytes: u64,
         experiment: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<T>,
     ) -> Result<T, Failure> {
+        let storage = Storage { image_log_bytes: Some(image_log_bytes), ..Storage::default() };
+        self.run_with(replicas, module, storage, experiment).await
+    }
+
+    /// The same, on nodes that keep their data so.
+    pub(super) async fn run_with<T>(
+        &self,
+        replicas: usize,
+        module: &str,
+        storage: Storage,
+        experiment: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<T>,
+    ) -> Result<T, Failure> {
         let module = bundled_module(module)?; // before there is a folder
         let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
         let place = Place::Temporary { within: self.data_dir.as_deref(), command: "bench" };
         let setup = Setup { shape: self.mode.shape(replicas)?, place };
-        let storage = Storage { image_log_bytes: Some(image_log_bytes), ..Storage::default() };
         let mut cluster = Cluster::prepare_with(setup, storage)?;
         let ended = tokio::select! {
             ended = async {

@@ -166,7 +166,8 @@ impl TortureArgs {
 /// How the nodes use their disks while such faults strike.
 fn storage(faults: &[Fault]) -> Storage {
     let (wipe, full_disk) = (faults.contains(&Fault::Wipe), faults.contains(&Fault::FullDisk));
-    Storage { image_log_bytes: (wipe || full_disk).then_some(IMAGE_LOG_BYTES), within_disks: full_disk }
+    let image_log_bytes = (wipe || full_disk).then_some(IMAGE_LOG_BYTES);
+    Storage { image_log_bytes, within_disks: full_disk, ..Storage::default() }
 }
 
 pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
