@@ -1,7 +1,10 @@
 //! Another module takes over under traffic, in both modes: at one index everywhere, with sessions, stored answers and subscriptions intact; one that can't leaves
 //! the active one running and says why; whoever was away, or lost its disk, comes to the same.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use replicator_client::{
@@ -74,7 +77,7 @@ fn hash_of(told: &Value) -> Result<String> {
     Ok(told["sha256"].as_str().with_context(|| format!("no hash in {told}"))?.to_owned())
 }
 
-async fn upload(cluster: &Cluster, file: &PathBuf) -> Result<String> {
+async fn upload(cluster: &Cluster, file: &Path) -> Result<String> {
     hash_of(&modules(cluster, &["upload", &file.display().to_string()]).await?)
 }
 
