@@ -58,13 +58,15 @@ impl Node {
             });
             let compared: Vec<_> = compared.filter(|_| answer.disk == disk).collect();
             let before = (found.equal, found.at.0);
-            for (index, here, there) in compared {
-                if here == there {
-                    found.equal = found.equal.max(Some(index));
-                } else if index < found.at.0 {
-                    found.at = (index, here, there);
-                }
+            let different = compared.iter().filter(|(_, here, there)| here != there);
+            if let Some(first) = different.min_by_key(|(index, ..)| *index)
+                && first.0 < found.at.0
+            {
+                found.at = *first;
             }
+            // States may be equal again later on.
+            let equal = compared.iter().filter(|(index, here, there)| here == there && *index < found.at.0);
+            found.equal = equal.map(|(index, ..)| *index).max().max(found.equal);
             if (found.equal, found.at.0) == before {
                 break; // The other one doesn't know of anything between.
             }
