@@ -24,7 +24,7 @@ pub use disk_log::{
     DiskLog, DiskLogOptions, EntrySource, FlushCheck, GivenEntries, LogDump, LogReport, LoggedRecord, Matching,
     MendError, OpenReport, RecordKind, SegmentReport, TornTail, Withheld,
 };
-pub use error::StorageError;
+pub use error::{NO_ROOM, StorageError};
 pub use log::{Durable, Log, LogEnds, LogRoom, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
