@@ -37,7 +37,7 @@ use std::{
 };
 
 use replicator_machine::Refusal;
-use replicator_storage::{DiskLog, ModuleStore, NodeDir, StorageError};
+use replicator_storage::{DiskLog, ModuleStore, NO_ROOM, NodeDir, StorageError};
 use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -206,7 +206,9 @@ impl Node {
     fn fail(&self, error: impl Into<StartError>) {
         let error = match error.into() {
             // A storage error comes here as words, if the group or a file's thread passed it on.
-            StartError::Stopped(why) if why.contains(&rustix::io::Errno::NOSPC.to_string()) => {
+            StartError::Stopped(why)
+                if [&*rustix::io::Errno::NOSPC.to_string(), NO_ROOM].iter().any(|it| why.contains(it)) =>
+            {
                 tracing::error!("{why}");
                 StartError::DiskFull { dir: self.dir.path().to_owned() }
             }

@@ -15,6 +15,9 @@ const AFTER_SNAPSHOT_DAMAGE: &str = "Nothing was changed. Fetch this snapshot ag
 /// The ways out of a damaged saved snapshot.
 const AFTER_SAVE_DAMAGE: &str = "Nothing was changed. Use another copy of the file, or save the snapshot again";
 
+/// What [`StorageError::Full`] begins with, for who gets it as words.
+pub const NO_ROOM: &str = "no room on the disk";
+
 /// A file operation that failed, or files that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -167,7 +170,7 @@ pub enum StorageError {
         what: &'static str,
     },
     /// The disk hasn't room. Nothing was written, or what was is gone.
-    #[error("no room on the disk of {}: {needed} bytes are needed, and {free} are free; free some", path.display())]
+    #[error("{} of {}: {needed} bytes are needed, and {free} are free; free some", NO_ROOM, path.display())]
     Full {
         /// What there is no room for.
         path: PathBuf,

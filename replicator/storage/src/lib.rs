@@ -26,7 +26,7 @@ pub use disk_log::{
     DiskLog, DiskLogOptions, EntrySource, FlushCheck, GivenEntries, LogDump, LogReport, LoggedRecord, Matching,
     MendError, OpenReport, RecordKind, SegmentReport, StoppedLog, TornTail, Withheld,
 };
-pub use error::StorageError;
+pub use error::{NO_ROOM, StorageError};
 pub use log::{Durable, Log, LogEnds, LogRoom, ReadLog, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
