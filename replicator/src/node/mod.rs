@@ -14,6 +14,7 @@ mod pipeline;
 mod proposals;
 mod proposer;
 mod queries;
+mod reading;
 mod reads;
 mod recovery;
 mod repair;
@@ -45,6 +46,7 @@ pub use self::{
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
     queries::{Answered, MustSee, Read},
+    reading::{LogReading, ReadLogError},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     restart::Restart,

@@ -2,6 +2,7 @@
 
 mod check;
 pub(super) mod diff;
+mod online;
 
 use clap::Subcommand;
 
