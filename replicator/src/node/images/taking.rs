@@ -16,6 +16,10 @@ use crate::{
     replication::Strategy,
 };
 
+/// The least time between two images that are due, however small `log_bytes` is: the log between them is all that a node has which comes back meanwhile.
+/// If it were gone before that node has installed the older image and asked for what follows, it would need the next one, and so on for ever.
+const BETWEEN: Duration = Duration::from_secs(1);
+
 /// When an image is due.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::node) struct Policy {
@@ -56,10 +60,13 @@ impl NodeImages {
     pub(in crate::node) async fn keep_taking(self: Arc<Self>, running: Arc<Running>, policy: Policy) {
         let mut state = self.applier.state.clone();
         let mut due_at = self.first_due(policy);
+        let mut not_before = tokio::time::Instant::now();
         loop {
             if state.wait_for(|state| state.bytes_since_image >= due_at).await.is_err() {
                 return;
             }
+            tokio::time::sleep_until(not_before).await;
+            not_before = tokio::time::Instant::now() + BETWEEN;
             match self.take(&*running.strategy, &running).await {
                 Ok(_) => due_at = policy.log_bytes,
                 Err(TakeError::Halted) => return,
