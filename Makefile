@@ -6,7 +6,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 WASM := wasm32-unknown-unknown
-MODULES := chat echo counter journal blocks
+# A name NAME is built by the package NAME-module. chat-v1 and journal-v2 are other versions of chat and journal, for swaps.
+MODULES := chat chat-v1 echo counter journal journal-v2 blocks
 WASM_DIR := $(TARGET_DIR)/$(WASM)/wasm
 MODULES_DIR := $(TARGET_DIR)/modules
 # A panic message holds its source's path: the same module must come out of every checkout.
@@ -23,11 +24,17 @@ RUNS ?= 1
 SEED ?= 1
 TEST ?=
 FAULTS ?= cuts power disks transfers
+# make fuzz: for how long each target; a seed, a target and a case play that one again.
+SECONDS_EACH := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),60)
+TARGET ?=
+CASE ?=
+# SEED has a default for make faults; here a fresh one is taken unless somebody names one.
+FUZZ_SEED := $(if $(filter file,$(origin SEED)),,$(SEED))
 
 # $(call timed,what,command): runs the command, and says how long it took.
 timed = @began=$$SECONDS; $(2); echo "$(1): $$((SECONDS - began)) s"
 
-.PHONY: all help target modules build demo test torture faults verify fix bench clean
+.PHONY: all help target modules build demo test torture faults fuzz verify fix bench clean
 
 all: modules build ## Build the wasm modules, and the programs `replicator` and `chat`, into target/release
 	@echo "built target/release/replicator and target/release/chat; next: make demo, or target/release/replicator --help"
@@ -46,7 +53,7 @@ target:
 modules: target ## Build the wasm modules into target/modules
 	$(call timed,modules,CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="$(MODULE_FLAGS)" $(CARGO) build --locked --profile wasm --target $(WASM) $(MODULES:%=-p %-module))
 	@mkdir -p $(MODULES_DIR)
-	@for m in $(MODULES); do cp $(WASM_DIR)/$${m}_module.wasm $(MODULES_DIR)/$$m.wasm; done
+	@for m in $(MODULES); do cp $(WASM_DIR)/$${m//-/_}_module.wasm $(MODULES_DIR)/$$m.wasm; done
 
 build:
 	$(call timed,programs,$(CARGO) build --locked --release $(NATIVE))
@@ -64,11 +71,15 @@ test: modules build ## Run every test: unit, property, golden, and end to end wi
 torture: modules build ## Kill, stop and wipe nodes under load, as root fill their disks too, and account for every request: ROUNDS=50 with fresh seeds
 	@for nodes in 3 3 3 5; do $(TARGET_DIR)/release/replicator torture --rounds $(ROUNDS) --nodes $$nodes; done
 	@for order in backups-first parallel; do $(TARGET_DIR)/release/replicator torture --mode chain --persist-order $$order --rounds $(ROUNDS); done
+	@for mode in majority chain; do $(TARGET_DIR)/release/replicator torture --mode $$mode --swap --rounds $(ROUNDS); done
 	@full=--full-disk; if [ "$$(id -u)" != 0 ]; then full=; echo "SKIPPED full disks: only root can mount the small disks that are filled"; fi; \
 	for mode in majority chain; do $(TARGET_DIR)/release/replicator torture --mode $$mode --wipe $$full --rounds $(ROUNDS); done
 
 faults: modules build ## Cut links, power, disks and transfers, as root: RUNS=20 times each, FAULTS=power or TEST=primary for some
 	@CARGO="$(CARGO)" RUNS=$(RUNS) SEED=$(SEED) TEST="$(TEST)" tests/faults.sh $(FAULTS)
+
+fuzz: ## Try random and damaged modules and output lists: SECONDS=60 for each; SEED=, TARGET=loader and CASE= play one again
+	@FUZZ_SECONDS=$(SECONDS_EACH) FUZZ_SEED=$(FUZZ_SEED) FUZZ_TARGET=$(TARGET) FUZZ_CASE=$(CASE) $(CARGO) test --locked --release -p replicator-machine --test fuzz
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check

@@ -18,9 +18,10 @@ without replicator-types tokio tonic prost wasmtime openraft
 without replicator-chain tokio tonic prost wasmtime openraft replicator-machine replicator-storage
 without replicator-machine tokio tonic prost openraft replicator-storage
 without replicator-storage tokio tonic prost wasmtime openraft replicator-machine
+without replicator-offline tokio tonic prost openraft replicator-chain replicator
 without replicator-client wasmtime openraft replicator-machine replicator-storage
 without chat wasmtime openraft replicator-machine replicator-storage replicator
-without statemachine tokio tonic wasmtime
+without statemachine tokio tonic wasmtime prost sha2 # nor anything else: `module new` copies it
 without chat-module tokio tonic wasmtime
 # Within the node's crate, the floors are modules: a name that only one of them may use.
 only() { # pattern, what it is, then the folders that may use it

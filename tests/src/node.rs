@@ -31,8 +31,8 @@ pub struct NodeProcess {
     pub witness: bool,
     /// The group that its process runs in, if another than this process's: which needs root.
     pub(crate) group: Option<u32>,
-    /// What is appended to each of its answers, if it is one that answers wrongly.
-    wrong: Option<String>,
+    /// The planted faults, as variables for the build that has them; none: it is the real one.
+    planted: Vec<(&'static str, String)>,
     child: Option<Child>,
     /// Continues the stopped process when this one dies: a stopped one can't see the end of its standard input.
     stopped: Option<Child>,
@@ -51,7 +51,7 @@ impl NodeProcess {
             log: dir.join(format!("{name}.log")),
             witness: false,
             group: None,
-            wrong: None,
+            planted: Vec::new(),
             child: None,
             stopped: None,
         }
@@ -76,7 +76,24 @@ impl NodeProcess {
 
     /// From its next start on, the node runs the build with the planted fault, and appends `text` to each answer that it gives to clients.
     pub fn answer_wrongly(&mut self, text: &str) {
-        self.wrong = Some(text.to_owned());
+        self.planted.push(("REPLICATOR_WRONG_ANSWERS", text.to_owned()));
+    }
+
+    /// From its next start on, the node runs the build with the planted fault, and its module gets the request `to` where the log has `from`: the first
+    /// so many times that it applies it in a process, replays counted.
+    pub fn diverge(&mut self, from: &str, to: &str, times: u32) {
+        self.planted.push(("REPLICATOR_DIVERGE", format!("{from}=>{to}")));
+        self.planted.push(("REPLICATOR_DIVERGE_TIMES", times.to_string()));
+    }
+
+    /// From its next start on, the node says of each image that it gives that its machine had another digest there.
+    pub fn give_wrong_images(&mut self) {
+        self.planted.push(("REPLICATOR_WRONG_IMAGES", "1".to_owned()));
+    }
+
+    /// From its next start on, the node runs the real program.
+    pub fn behave(&mut self) {
+        self.planted.clear();
     }
 
     /// Starts the process, with these flags beside `--config`.
@@ -86,10 +103,10 @@ impl NodeProcess {
     pub fn start(&mut self, flags: &[&str]) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let program = if self.wrong.is_some() { programs::wrong_replicator() } else { programs::replicator() };
+        let program = if self.planted.is_empty() { programs::replicator() } else { programs::wrong_replicator() };
         let mut command = Command::new(program);
         command::clean(&mut command);
-        command.envs(self.wrong.as_ref().map(|text| ("REPLICATOR_WRONG_ANSWERS", text)));
+        command.envs(self.planted.iter().map(|(name, value)| (name, value)));
         // The node ends when its standard input does, so it never outlives this process, however that dies.
         command
             .args([if self.witness { "witness" } else { "node" }, "--exit-with-stdin", "--config"])

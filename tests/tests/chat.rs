@@ -52,6 +52,50 @@ impl User {
     }
 }
 
+#[test]
+fn reactions_and_edits_are_told_to_whom_they_concern() {
+    scenario(async |s| {
+        let cluster = s.cluster(3, &module("chat")).await?;
+        let (alice, bob) = (User::new(s, &cluster, "alice"), User::new(s, &cluster, "bob"));
+        alice.enter().await?;
+        bob.enter().await?;
+        let id = alice.json(&["send", "bob", "helo"]).await?["message_id"].to_string();
+        let (mut talk, _) = alice.talk().await?;
+        bob.json(&["react", &id, "👍"]).await?;
+        let told = talk.event("reaction", |_| true).await?;
+        ensure!((&told["from"], &told["reaction"]) == (&"bob".into(), &"👍".into()), "{told}");
+        talk.say("/to bob").await?;
+        talk.say(&format!("/edit {id} hello")).await?;
+        talk.event("changed", |event| event["pushed_to"] == 1).await?;
+        let (heard, mailbox) =
+            (bob.run(&["listen", "--timeout", "1"]).await?.exits(0)?, bob.json(&["messages"]).await?);
+        ensure!(heard.stdout.contains("edited: ") && heard.stdout.contains("hello (edited) [👍]"), "{heard:?}");
+        let message = &mailbox["messages"][0];
+        ensure!((&message["text"], &message["reaction"]) == (&"hello".into(), &"👍".into()), "{mailbox}");
+        bob.refused(&["edit", "bob", &id, "forged"], &["no such message of yours"]).await?;
+        bob.refused(&["react", "99", "👍"], &["no such message"]).await?;
+        talk.end().await?;
+        cluster.verify().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn version_1_is_said_to_know_no_reactions_and_goes_on() {
+    scenario(async |s| {
+        let cluster = s.cluster(1, &module("chat-v1")).await?;
+        let alice = User::new(s, &cluster, "alice");
+        alice.enter().await?;
+        let id = alice.json(&["send", "alice", "hi"]).await?["message_id"].to_string();
+        let older = &["the running version of the server knows; it is older than this program"];
+        alice.refused(&["react", &id, "👍"], older).await?;
+        alice.refused(&["edit", "alice", &id, "ho"], older).await?;
+        let mailbox = alice.json(&["messages"]).await?;
+        ensure!((&mailbox["messages"][0]["text"], &mailbox["unread"]) == (&"hi".into(), &0.into()), "{mailbox}");
+        Ok(())
+    });
+}
+
 /// A talk that goes on: `chat` without a command, with JSON.
 struct Talk {
     child: Child,

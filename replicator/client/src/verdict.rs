@@ -189,6 +189,16 @@ impl Refusal {
             ErrorReason::RequestTooLarge => Error::RequestTooLarge { message },
             ErrorReason::LineageMismatch => Error::LineageMismatch { message },
             ErrorReason::CursorExpired => Error::CursorExpired { message },
+            // Only operators' calls are answered so.
+            ErrorReason::ModuleRefused
+            | ErrorReason::ModuleNotReady
+            | ErrorReason::ModuleNotExpected
+            | ErrorReason::ModuleTooLarge
+            | ErrorReason::ModuleCorrupt
+            | ErrorReason::ModuleNeeded
+            | ErrorReason::ModuleUnknown => {
+                Error::Rpc(Box::new(status.unwrap_or_else(|| with_reason(self.code, message, self.reason))))
+            }
         })
     }
 }

@@ -6,17 +6,20 @@ use bytes::Bytes;
 use replicator_types::{LogIndex, Seed, Sequence, SessionId};
 
 use crate::{
+    activation::ActivationRefusal,
     decode::Output,
     engine::Prepared,
     guest::{Failure, GlobalBits, Guest, HEADER_BYTES},
     halt::Halt,
     image::{Head, ImageError},
     limits::{Limits, PAGE_BYTES},
+    load::ModuleInfo,
     memory::MemoryFile,
     outcome::{QueryOutcome, RequestResult, Trap},
     query::View,
     rollback::{Call, CopyTime, Journal},
     shadow::FrozenMemory,
+    swap::{self, Stopped, Successor},
 };
 
 /// Why the module is called.
@@ -160,6 +163,43 @@ impl Application {
         Ok(())
     }
 
+    /// Replaces the module by `incoming`, which takes over the logical state and is begun with `config`; returns the bytes of that state.
+    ///
+    /// If it is refused, everything is as it was. An image that is being written stays what it is.
+    pub(crate) fn activate(
+        &mut self,
+        incoming: Arc<Prepared>,
+        config: &[u8],
+    ) -> Result<Result<u64, ActivationRefusal>, Halt> {
+        let mut fork = self.fork()?;
+        let schema = self.prepared.info.schema();
+        let successor = swap::successor(&mut fork, schema, &incoming, &self.limits, config);
+        drop(fork);
+        let Successor { live, file, state_bytes } = match successor {
+            Ok(successor) => successor,
+            Err(Stopped::Refused(refusal)) => return Ok(Err(refusal)),
+            Err(Stopped::Halt(halt)) => return Err(halt),
+        };
+        (self.prepared, self.live, self.file) = (incoming, live, file);
+        self.journal.succeed(&mut self.live, &self.file)?;
+        Ok(Ok(state_bytes))
+    }
+
+    /// The logical state, as the module writes it, of which nobody else sees anything.
+    pub(crate) fn logical_state(&mut self) -> Result<Result<Vec<u8>, ActivationRefusal>, Halt> {
+        match swap::logical_state(&mut self.fork()?, &self.limits) {
+            Ok(state) => Ok(Ok(state)),
+            Err(Stopped::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stopped::Halt(halt)) => Err(halt),
+        }
+    }
+
+    /// A copy of the live instance that can be called without any effect.
+    pub(crate) fn fork(&mut self) -> Result<Guest, Halt> {
+        self.view = None; // the file knows one view at a time
+        View::new(&self.prepared, &self.limits, &self.live, &self.file)?.into_fork(&mut self.live)
+    }
+
     /// What an image needs of the module: its memory for another thread, its globals, the address of its input.
     /// Nothing if there is such an image already.
     pub(crate) fn freeze(&mut self) -> Result<Option<(FrozenMemory, Vec<GlobalBits>, u64)>, Halt> {
@@ -170,6 +210,18 @@ impl Application {
         self.journal.renew(&mut self.live, &self.file)?;
         let memory = self.journal.freeze();
         Ok(memory.map(|memory| (memory, self.journal.globals().to_vec(), self.journal.input() as u64)))
+    }
+
+    /// Numbers that tell this memory and these globals from others, without reading all of it; none where the system can't tell
+    /// which pages were written.
+    pub(crate) fn fingerprint(&mut self) -> Result<Option<impl Iterator<Item = u64>>, Halt> {
+        if self.journal.page_sum().is_some() && !self.journal.calls().is_empty() {
+            self.journal.renew(&mut self.live, &self.file)?;
+        }
+        // Without a call since the copy, the copy is the live state.
+        let Some(sum) = self.journal.page_sum() else { return Ok(None) };
+        let numbers = [self.journal.memory_bytes() as u64, sum];
+        Ok(Some(numbers.into_iter().chain(self.journal.globals().to_vec())))
     }
 
     /// Answers a query, without any effect.
@@ -194,8 +246,8 @@ impl Application {
         self.prepared.info.wants_ticks()
     }
 
-    pub(crate) fn description(&self) -> &str {
-        &self.prepared.info.description
+    pub(crate) fn info(&self) -> &ModuleInfo {
+        &self.prepared.info
     }
 
     pub(crate) const fn traps(&self) -> u64 {
@@ -233,7 +285,7 @@ mod tests {
     fn begun(memory_pages: u32) -> Application {
         let module = wat::parse_str(include_str!("../tests/machine/guest.wat")).unwrap();
         let limits = Limits { request_bytes: 100, memory_pages, ..Limits::default() };
-        Application::begin(engine::prepare(&module).unwrap(), &limits, b"").unwrap()
+        Application::begin(engine::prepare(engine::hash(&module), &module).unwrap(), &limits, b"").unwrap()
     }
 
     fn call(application: &mut Application, request: &'static [u8]) -> Result<Result<Output, Trap>, Halt> {
@@ -303,6 +355,7 @@ mod tests {
         let head = Head {
             position: replicator_types::Position::new(1, 1),
             digest: replicator_types::Digest(0),
+            history: crate::history::History::begin(&genesis),
             genesis,
             lineages: vec![replicator_types::Lineage(1)],
             time_us: 0,

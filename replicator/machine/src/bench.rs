@@ -1,14 +1,17 @@
 //! Parts of the machine on their own, and switches, for its benches and tests. Not an interface: no promise whatever.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use replicator_types::{Digest, Position, Sequence, SessionId};
 
 use crate::{
     digest::RunningDigest,
     engine,
-    guest::{Guest, HEADER_BYTES},
+    guest::{Failure, Guest, HEADER_BYTES},
     limits::Limits,
-    outcome::RequestResult,
+    machine::Machine,
+    outcome::{RequestResult, Trap},
     sessions::{Sessions, Verdict},
 };
 
@@ -31,7 +34,7 @@ impl BenchGuest {
     /// If it can't.
     #[must_use]
     pub fn new(module: &[u8], limits: &Limits, config: &[u8]) -> Self {
-        let prepared = engine::prepare(module).expect("the module is good");
+        let prepared = engine::prepare(engine::hash(module), module).expect("the module is good");
         let (mut guest, _) = Guest::live(&prepared.module, limits).expect("it can be instantiated");
         guest.begin(limits, config).expect("it begins");
         let mut header = [0; HEADER_BYTES];
@@ -46,6 +49,88 @@ impl BenchGuest {
     pub fn call(&mut self, request: &[u8]) -> Bytes {
         self.guest.apply(&self.header, request, self.fuel).expect("it answers").output.reply
     }
+}
+
+/// What the two halves of a swap cost, each without the other.
+#[derive(Debug)]
+pub struct SwapParts {
+    /// The whole snapshot, from a fork, and the copying of its chunks.
+    pub snapshot: Duration,
+    /// A new instance, begun, and the whole restore.
+    pub restore: Duration,
+    /// Bytes of the logical state.
+    pub bytes: u64,
+    /// Fuel that the snapshot burned.
+    pub snapshot_fuel: u64,
+    /// Fuel that the restore burned.
+    pub restore_fuel: u64,
+}
+
+/// Measures a swap of the machine's module to `module`, which doesn't happen.
+///
+/// # Panics
+/// If it couldn't.
+pub fn swap_parts(machine: &mut Machine, module: &[u8]) -> SwapParts {
+    let (application, genesis) = machine.application().expect("the history has begun");
+    let (limits, config) = (&genesis.limits, &genesis.app_config);
+    let max = limits.chunk_bytes as usize;
+    let start = Instant::now();
+    let mut fork = application.fork().expect("there is memory");
+    let (mut chunks, mut fuel) = (Vec::new(), limits.snapshot_fuel);
+    loop {
+        match fork.snapshot_chunk(max, &mut fuel).expect("it has a snapshot") {
+            [] => break,
+            chunk => chunks.push(chunk.to_vec()),
+        }
+    }
+    let (snapshot, snapshot_fuel) = (start.elapsed(), limits.snapshot_fuel - fuel);
+
+    let incoming = engine::prepare(engine::hash(module), module).expect("the module is good");
+    let start = Instant::now();
+    let (mut live, _) = Guest::live(&incoming.module, limits).expect("it can be instantiated");
+    live.begin(limits, config).expect("it begins");
+    let mut fuel = limits.restore_fuel;
+    for (number, chunk) in chunks.iter().enumerate() {
+        live.put_piece(chunk);
+        let last = number + 1 == chunks.len();
+        let taken = live.restore_piece(chunk.len(), incoming.info.schema(), last, &mut fuel);
+        taken.expect("it doesn't trap").expect("it takes the state");
+    }
+    let (restore, restore_fuel) = (start.elapsed(), limits.restore_fuel - fuel);
+    let bytes = chunks.iter().map(Vec::len).sum::<usize>() as u64;
+    SwapParts { snapshot, restore, bytes, snapshot_fuel, restore_fuel }
+}
+
+impl BenchGuest {
+    /// The first chunk of a snapshot, or the trap that came of it.
+    ///
+    /// # Errors
+    /// The trap.
+    ///
+    /// # Panics
+    /// If this node can't go on.
+    pub fn snapshot(&mut self) -> Result<u64, Trap> {
+        trap_of(self.guest.call("rsm_snapshot", (64u32 << 10,), self.fuel))
+    }
+
+    /// What `rsm_restore` says to an empty last chunk.
+    ///
+    /// # Errors
+    /// The trap.
+    ///
+    /// # Panics
+    /// If this node can't go on.
+    pub fn restore(&mut self) -> Result<u32, Trap> {
+        let input = u32::try_from(self.guest.input()).expect("an address");
+        trap_of(self.guest.call("rsm_restore", (input, 0u32, 1u32, 1u32), self.fuel))
+    }
+}
+
+fn trap_of<T>(called: Result<T, Failure>) -> Result<T, Trap> {
+    called.map_err(|failure| match failure {
+        Failure::Trap(trap) => trap,
+        Failure::Halt(halt) => panic!("{halt}"),
+    })
 }
 
 /// A session table and a digest, without anything around them.

@@ -59,7 +59,7 @@ impl RunningDigest {
         }
         self.start(at);
         self.scratch.push(2);
-        let encoded = codec::encode(outcome);
+        let encoded = codec::encode(outcome.digested().as_ref());
         self.bytes(&encoded);
         self.finish(pushes)
     }

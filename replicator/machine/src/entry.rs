@@ -1,10 +1,13 @@
 //! What the log holds: commands, each with the time and the entropy that its proposer gave it.
 
 use bytes::Bytes;
-use replicator_types::{ClusterId, Lineage, ModuleHash, Seed, Sequence, SessionId, codec::Format};
+use replicator_types::{
+    ClusterId, Lineage, ModuleHash, Seed, Sequence, SessionId,
+    codec::{CodecError, Format},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::Limits;
+use crate::{limits::Limits, older};
 
 /// One entry of the replicated log. Everything that can change a result is in here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,11 @@ pub struct Entry {
 
 impl Format for Entry {
     const WHAT: &'static str = "log entry";
+    const VERSION: u8 = 2;
+
+    fn decode_older(found: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
+        (found == 1).then(|| older::entry(body))
+    }
 }
 
 /// What a log entry orders.
@@ -61,6 +69,22 @@ pub enum Command {
         /// The one that begins.
         lineage: Lineage,
     },
+    /// Replaces the active module by another one, which takes over its logical state. From this position on it runs, or the old one goes on
+    /// as if nothing had been: the outcome says which. Going back is activating the former one.
+    Activate {
+        /// The new module. A node that doesn't have it stalls and fetches it.
+        module: ModuleHash,
+        /// The module that must be active, or nothing is done.
+        expected: ModuleHash,
+    },
+    /// An engine barrier (safety rule 19): programs of one engine apply nothing after it, and those of the next one go on from images that
+    /// were taken there or later.
+    Upgrade {
+        /// The engine that must be in force, or nothing is done.
+        from: String,
+        /// The engine that is in force from here on: the [`crate::engine_fingerprint`] of the next program.
+        to: String,
+    },
 }
 
 /// How a history begins.
@@ -70,12 +94,12 @@ pub struct Genesis {
     pub cluster: ClusterId,
     /// The history.
     pub lineage: Lineage,
-    /// The module that runs from here on.
+    /// The module that runs from here on, until another one is activated.
     pub module: ModuleHash,
     /// The application's configuration, for `rsm_init`.
     pub app_config: Bytes,
     /// The limits that can change a result (safety rule 16).
     pub limits: Limits,
-    /// The engine that all nodes must have (safety rule 19): see [`crate::engine_fingerprint`].
+    /// The engine that all nodes must have, until an upgrade (safety rule 19): see [`crate::engine_fingerprint`].
     pub engine: String,
 }

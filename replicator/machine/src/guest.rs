@@ -15,6 +15,7 @@ use crate::{
     decode::{Output, decode},
     description, engine,
     halt::Halt,
+    instrument,
     limits::{Limits, PAGE_BYTES},
     load::{LoadError, ModuleInfo},
     memory::{HostMemoryError, MemoryFile, with_live_memory, with_view_memory},
@@ -28,6 +29,8 @@ const DESCRIBE_FUEL: u64 = 10_000_000;
 /// Pages of an instance that only describes itself, if its memory doesn't begin larger.
 const DESCRIBE_PAGES: u64 = 1_024;
 const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
+/// Fuel for a call of `rsm_snapshot` or `rsm_restore`, whatever it does: what the host does around it.
+const CALL_FUEL: u64 = 1_000;
 /// Fuel for `rsm_panic_buf`.
 const PANIC_FUEL: u64 = 100_000;
 const PANIC_BYTES_MAX: usize = 4 << 10;
@@ -73,6 +76,7 @@ pub(crate) struct Guest {
     apply: TypedFunc<(u32, u32), u64>,
     query: TypedFunc<(u32, u32), u64>,
     panic_buf: Option<TypedFunc<(), u32>>,
+    exhausted: Global,
     /// Where the guest wants its input. Invariant: `input_bytes` from there are within the memory.
     input: usize,
     input_bytes: usize,
@@ -112,6 +116,7 @@ impl Guest {
             apply: function(&mut store, &instance, "rsm_apply")?,
             query: function(&mut store, &instance, "rsm_query")?,
             panic_buf: optional(&mut store, &instance, "rsm_panic_buf")?,
+            exhausted: exhausted(&mut store, &instance)?,
             store,
             instance,
             memory,
@@ -153,9 +158,55 @@ impl Guest {
         }
     }
 
+    /// The next chunk of the logical snapshot, of at most `max` bytes; an empty one is the end. Takes what it burns from `fuel`.
+    pub(crate) fn snapshot_chunk(&mut self, max: usize, fuel: &mut u64) -> Result<&[u8], Failure> {
+        let snapshot: TypedFunc<u32, u64> =
+            function(&mut self.store, &self.instance, "rsm_snapshot").map_err(Failure::Halt)?;
+        let len = u32::try_from(max).expect("a chunk has 1 MiB at most");
+        let region = self.run_from(&snapshot, len, fuel)?;
+        let (start, len) = ((region >> 32) as usize, region as u32 as usize);
+        let malformed = |what: String| Trap::because(TrapKind::MalformedOutput, format!("malformed chunk: {what}"));
+        if len > max {
+            return Err(malformed(format!("it has {len} bytes, and at most {max} were asked for")).into());
+        }
+        let chunk = self.memory.data(&self.store).get(start..start + len);
+        chunk.ok_or_else(|| malformed("it isn't within the memory".to_owned()).into())
+    }
+
+    /// Bytes that an input can have, header and all.
+    pub(crate) const fn input_bytes(&self) -> usize {
+        self.input_bytes
+    }
+
+    /// Puts a piece of a snapshot where inputs go.
+    pub(crate) fn put_piece(&mut self, piece: &[u8]) {
+        self.memory.data_mut(&mut self.store)[self.input..][..piece.len()].copy_from_slice(piece);
+    }
+
+    /// Calls `rsm_restore` with the `len` bytes that were put last. Takes what it burns from `fuel`. Returns the module's reason if it says no.
+    pub(crate) fn restore_piece(
+        &mut self,
+        len: usize,
+        schema: u32,
+        last: bool,
+        fuel: &mut u64,
+    ) -> Result<Result<(), (u32, String)>, Failure> {
+        let restore: TypedFunc<(u32, u32, u32, u32), u32> =
+            function(&mut self.store, &self.instance, "rsm_restore").map_err(Failure::Halt)?;
+        let arguments = (self.input as u32, len as u32, schema, u32::from(last));
+        Ok(match self.run_from(&restore, arguments, fuel)? {
+            0 => Ok(()),
+            code => Err((code, self.panic_message().unwrap_or_else(|| "it gives no reason".to_owned()))),
+        })
+    }
+
+    /// Whether the limit has kept the memory from growing, since this was asked last.
+    pub(crate) fn took_memory_limit(&mut self) -> bool {
+        std::mem::take(&mut self.store.data_mut().limited)
+    }
+
     /// Calls `rsm_apply` with an input: the header, then the payload.
     ///
-    /// Never inlined: how deep the native stack is before wasm runs must not depend on who calls.
     #[inline(never)]
     pub(crate) fn apply(&mut self, header: &[u8; HEADER_BYTES], payload: &[u8], fuel: u64) -> Result<Called, Failure> {
         let arguments = self.put_input(header, payload);
@@ -220,9 +271,23 @@ impl Guest {
         function.call(&mut self.store, arguments).map_err(|error| self.failure(&error))
     }
 
+    /// Runs an export with what is left of `fuel`, and leaves there what then is left. A call burns [`CALL_FUEL`] beside its own, so that
+    /// calls which do nothing come to an end, too.
+    fn run_from<P: WasmParams, R: WasmResults>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        arguments: P,
+        fuel: &mut u64,
+    ) -> Result<R, Failure> {
+        let given = fuel.checked_sub(CALL_FUEL).ok_or_else(|| Trap::of(TrapKind::OutOfFuel))?;
+        let result = self.run(function, arguments, given)?;
+        *fuel = self.store.get_fuel().map_err(engine_failed)?;
+        Ok(result)
+    }
+
     #[cold]
     fn failure(&mut self, error: &wasmtime::Error) -> Failure {
-        match classify(error) {
+        match classify(error, self.exhausted, &mut self.store) {
             Ok(TrapKind::Unreachable) => Failure::Trap(match self.panic_message() {
                 Some(message) => Trap::because(TrapKind::Unreachable, message),
                 None => Trap::of(TrapKind::Unreachable),
@@ -236,11 +301,27 @@ impl Guest {
     fn panic_message(&mut self) -> Option<String> {
         let panic_buf = self.panic_buf.clone()?;
         self.store.set_fuel(PANIC_FUEL).ok()?;
-        let address = panic_buf.call(&mut self.store, ()).ok()? as usize;
+        let called = panic_buf.call(&mut self.store, ());
+        if called.is_err() {
+            clear(self.exhausted, &mut self.store);
+        }
+        let address = called.ok()? as usize;
         let (len, text) = self.memory.data(&self.store).get(address..)?.split_first_chunk()?;
         let text = text.get(..u32::from_le_bytes(*len) as usize)?;
         let text = &text[..text.len().min(PANIC_BYTES_MAX)];
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Calls an export by its name.
+    pub(crate) fn call<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &'static str,
+        arguments: P,
+        fuel: u64,
+    ) -> Result<R, Failure> {
+        let instance = self.instance;
+        let function: TypedFunc<P, R> = function(&mut self.store, &instance, name).map_err(Failure::Halt)?;
+        self.run(&function, arguments, fuel)
     }
 
     /// Where the input is.
@@ -303,39 +384,51 @@ impl Guest {
     }
 }
 
-/// The module's own description, asked of an instance that is thrown away.
-pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, LoadError> {
-    let failed = |call, reason: String| LoadError::Call { call, reason };
-    let run = |call: &'static str| move |error: wasmtime::Error| failed(call, explain(&error));
-    let unstarted = |halt: Halt| failed("rsm_describe", halt.to_string());
+/// The module's own description, asked of an instance that is thrown away, on a thread of its own.
+///
+/// Only [`Halt::ModuleRefused`] is the module's fault.
+pub(crate) fn describe(module: &Module, info: &ModuleInfo) -> Result<String, Halt> {
+    let described = engine::with_apply_stack(|| describe_here(module, info));
+    described.unwrap_or_else(|error| Err(Halt::HostMemory(format!("the system gives no thread: {error}"))))
+}
 
+fn describe_here(module: &Module, info: &ModuleInfo) -> Result<String, Halt> {
     let bytes = info.memory_pages_min.max(DESCRIBE_PAGES) as usize * PAGE_BYTES;
     let (made, _) = with_live_memory(|| instantiate(module, bytes, DESCRIBE_FUEL));
-    let (mut store, instance) = made.map_err(unstarted)?;
-    if let Some(initialize) = optional::<(), ()>(&mut store, &instance, "_initialize").map_err(unstarted)? {
-        initialize.call(&mut store, ()).map_err(run("_initialize"))?;
+    let (mut store, instance) = made?;
+    let marker = exhausted(&mut store, &instance)?;
+    let failed = |call, error: &wasmtime::Error, store: &mut Store<Host>| match classify(error, marker, store) {
+        Ok(kind) => Halt::from(LoadError::Call { call, reason: kind.to_string() }),
+        Err(halt) => halt,
+    };
+    if let Some(initialize) = optional::<(), ()>(&mut store, &instance, "_initialize")? {
+        initialize.call(&mut store, ()).map_err(|error| failed("_initialize", &error, &mut store))?;
     }
-    let describe: TypedFunc<(), u64> = function(&mut store, &instance, "rsm_describe").map_err(unstarted)?;
-    let region = describe.call(&mut store, ()).map_err(run("rsm_describe"))?;
+    let describe: TypedFunc<(), u64> = function(&mut store, &instance, "rsm_describe")?;
+    let region = describe.call(&mut store, ()).map_err(|error| failed("rsm_describe", &error, &mut store))?;
 
+    let bad = |reason: String| Halt::from(LoadError::Call { call: "rsm_describe", reason });
     let (start, len) = ((region >> 32) as usize, region as u32 as usize);
     let memory = instance.get_memory(&mut store, "memory").map_or(&[][..], |memory| memory.data(&store));
     let text = memory.get(start..start + len).filter(|_| len <= DESCRIPTION_BYTES_MAX);
-    let text =
-        text.ok_or_else(|| failed("rsm_describe", format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
+    let text = text.ok_or_else(|| bad(format!("it must answer at most {DESCRIPTION_BYTES_MAX} bytes")))?;
     let text = String::from_utf8_lossy(text).into_owned();
-    description::check(&text).map_err(|what| failed("rsm_describe", what))?;
+    description::check(&text).map_err(bad)?;
     Ok(text)
 }
 
 /// What a store knows beside the guest: its memory limit.
-struct Host {
-    memory_bytes_max: usize,
+pub(crate) struct Host {
+    pub(crate) memory_bytes_max: usize,
+    /// Whether the memory was to grow beyond that.
+    pub(crate) limited: bool,
 }
 
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= self.memory_bytes_max)
+        let granted = desired <= self.memory_bytes_max;
+        self.limited |= !granted;
+        Ok(granted)
     }
 
     /// Past the memory's own type the guest gets -1, everywhere. A host without memory must not give it that.
@@ -349,10 +442,10 @@ impl ResourceLimiter for Host {
 }
 
 fn instantiate(module: &Module, memory_bytes_max: usize, fuel: u64) -> Result<(Store<Host>, Instance), Halt> {
-    let mut store = Store::new(engine::engine(), Host { memory_bytes_max });
+    let mut store = Store::new(engine::engine(), Host { memory_bytes_max, limited: false });
     store.limiter(|host| host);
     store.set_fuel(fuel).map_err(halted_engine)?;
-    let instance = Instance::new(&mut store, module, &[]).map_err(|error| match classify(&error) {
+    let instance = Instance::new(&mut store, module, &[]).map_err(|error| match kind_of(&error) {
         // An active segment that doesn't fit: the module's fault.
         Ok(kind) => Halt::ModuleRefused(LoadError::Call { call: "instantiation", reason: kind.to_string() }),
         Err(_) => Halt::HostMemory(format!("{error:#}")),
@@ -379,8 +472,27 @@ fn optional<P: WasmParams, R: WasmResults>(
     }
 }
 
-/// Which trap an error is, or that it is none.
-fn classify(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
+/// The global that is 1 after a call found no stack left.
+fn exhausted(store: impl AsContextMut, instance: &Instance) -> Result<Global, Halt> {
+    instance.get_global(store, instrument::EXHAUSTED).ok_or_else(|| unchecked(instrument::EXHAUSTED))
+}
+
+fn clear(exhausted: Global, store: &mut Store<Host>) {
+    exhausted.set(store, Val::I32(0)).expect("instrumentation makes it a mutable i32");
+}
+
+/// Which trap the error of a call is, or that it is none. `exhausted` is 0 again afterwards.
+fn classify(error: &wasmtime::Error, exhausted: Global, store: &mut Store<Host>) -> Result<TrapKind, Halt> {
+    let is_exhausted = !matches!(exhausted.get(&mut *store), Val::I32(0));
+    clear(exhausted, store);
+    match kind_of(error)? {
+        TrapKind::Unreachable if is_exhausted => Ok(TrapKind::StackOverflow),
+        kind => Ok(kind),
+    }
+}
+
+/// Which trap an error is by itself, or that it is none.
+pub(crate) fn kind_of(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
     use wasmtime::Trap as T;
     if let Some(error) = error.downcast_ref::<HostMemoryError>() {
         return Err(Halt::HostMemory(error.to_string()));
@@ -393,13 +505,9 @@ fn classify(error: &wasmtime::Error) -> Result<TrapKind, Halt> {
         Some(T::IntegerOverflow) => TrapKind::IntegerOverflow,
         Some(T::BadConversionToInteger) => TrapKind::BadConversion,
         Some(T::OutOfFuel) => TrapKind::OutOfFuel,
-        Some(T::StackOverflow) => TrapKind::StackOverflow,
+        Some(T::StackOverflow) => return Err(Halt::NativeStack),
         _ => return Err(Halt::Engine(format!("{error:#}"))),
     })
-}
-
-fn explain(error: &wasmtime::Error) -> String {
-    classify(error).map_or_else(|halt| halt.to_string(), |kind| kind.to_string())
 }
 
 /// At genesis a trap is the module's refusal.

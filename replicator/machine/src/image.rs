@@ -10,13 +10,18 @@
 
 use std::io;
 
-use replicator_types::{Digest, Lineage, ModuleHash, Position, codec::Format};
+use replicator_types::{
+    Digest, Lineage, ModuleHash, Position,
+    codec::{CodecError, Format},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     entry::Genesis,
     guest::GlobalBits,
     halt::Halt,
+    history::History,
+    older,
     pushes::{PushCursor, PushesSnapshot},
     sessions::SessionsSnapshot,
     shadow::FrozenMemory,
@@ -28,8 +33,8 @@ pub(crate) mod reading;
 
 use frames::{FrameWriter, Kind};
 
-/// The version of the format that this program writes and reads.
-pub const IMAGE_VERSION: u8 = 1;
+/// The version of the format that this program writes. It reads version 1 as well.
+pub const IMAGE_VERSION: u8 = 2;
 
 /// A machine's state at one position, to be written by any thread.
 ///
@@ -100,7 +105,7 @@ pub enum ImageError {
     #[error("this is no image: its first bytes are not those of one")]
     NotAnImage,
     /// It is of another version of replicator.
-    #[error("image format version {found}, this program reads {IMAGE_VERSION}; use the program that wrote it")]
+    #[error("image format version {found}, this program reads 1 to {IMAGE_VERSION}; use the program that wrote it")]
     Version {
         /// The version found.
         found: u8,
@@ -135,6 +140,7 @@ pub(crate) struct Head {
     pub(crate) position: Position,
     pub(crate) digest: Digest,
     pub(crate) genesis: Genesis,
+    pub(crate) history: History,
     /// Never empty.
     pub(crate) lineages: Vec<Lineage>,
     pub(crate) time_us: i64,
@@ -150,6 +156,11 @@ pub(crate) struct Head {
 
 impl Format for Head {
     const WHAT: &'static str = "image head";
+    const VERSION: u8 = 2;
+
+    fn decode_older(found: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
+        (found == 1).then(|| older::head(body))
+    }
 }
 
 impl Image {
@@ -171,10 +182,22 @@ impl Image {
         &self.head.genesis
     }
 
-    /// The module that ran at that position: whoever reads the image needs it.
+    /// The module that is active after that position: whoever reads the image needs it.
     #[must_use]
-    pub const fn module(&self) -> ModuleHash {
-        self.head.genesis.module
+    pub fn module(&self) -> ModuleHash {
+        self.head.history.active()
+    }
+
+    /// The module that was active before that one, if there was another.
+    #[must_use]
+    pub fn previous_module(&self) -> Option<ModuleHash> {
+        self.head.history.previous()
+    }
+
+    /// The engine in force after that position: only programs of this one can go on from the image.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        self.head.history.engine()
     }
 
     /// Writes the image, in pieces of up to a MiB. The machine may go on meanwhile; if `out` fails or panics, that

@@ -55,7 +55,7 @@ fn head() -> Head {
 type Section = (u8, Vec<u8>);
 
 fn forged(head: &Head, sections: &[Section]) -> Vec<u8> {
-    let mut bytes = b"RPLIMAG\x01".to_vec();
+    let mut bytes = b"RPLIMAG\x02".to_vec();
     let mut section = |(kind, payload): &Section| {
         bytes.push(*kind);
         bytes.extend((payload.len() as u32).to_le_bytes());
@@ -140,7 +140,7 @@ fn sections_have_their_order() {
 #[test]
 fn lengths_beyond_the_limits_are_refused_before_they_are_believed() {
     for kind in [1, 2, 3, 4, 5] {
-        let mut bytes = if kind == 1 { b"RPLIMAG\x01".to_vec() } else { forged(&head(), &[]) };
+        let mut bytes = if kind == 1 { b"RPLIMAG\x02".to_vec() } else { forged(&head(), &[]) };
         bytes.truncate(if kind == 1 { 8 } else { bytes.len() - 21 });
         bytes.extend([kind, 255, 255, 255, 255]);
         let error = read(&bytes).err().expect("refused");
@@ -226,14 +226,113 @@ fn pushes_are_those_that_the_limits_allow() {
 #[test]
 fn what_genesis_refuses_is_refused_here_too() {
     let refusal = |head: &Head| read(&forged(head, &[])).err().expect("refused");
-    let other = refusal(&with(|head| head.genesis.engine = "wasmtime-1.0.0".to_owned()));
+    let begun = |change: fn(&mut Genesis)| {
+        with(|head| {
+            change(&mut head.genesis);
+            head.history = History::begin(&head.genesis);
+        })
+    };
+    let other = refusal(&begun(|genesis| genesis.engine = "wasmtime-1.0.0".to_owned()));
     assert!(matches!(other, ImageError::Refused(Halt::EngineMismatch { logged, .. }) if logged == "wasmtime-1.0.0"));
     let out_of_range = refusal(&with(|head| head.genesis.limits.memory_pages = 65_536));
     assert!(matches!(out_of_range, ImageError::Refused(Halt::LimitsRefused(LimitsError { name: "memory_pages", .. }))));
     let too_small = refusal(&with(|head| head.genesis.limits.memory_pages = 1));
     assert!(matches!(too_small, ImageError::Refused(Halt::ModuleRefused(_))), "{too_small:?}");
-    let missing = refusal(&with(|head| head.genesis.module = ModuleHash([9; 32])));
+    let missing = refusal(&begun(|genesis| genesis.module = ModuleHash([9; 32])));
     assert!(matches!(missing, ImageError::Refused(Halt::ModuleMissing(ModuleHash(hash))) if hash == [9; 32]));
+}
+
+#[test]
+fn the_engine_in_force_is_what_counts() {
+    let upgraded = with(|head| {
+        head.genesis.engine = "the first one".to_owned();
+        head.history = History::begin(&head.genesis);
+        assert!(head.history.upgrade("the first one", &engine::engine_fingerprint()));
+    });
+    let mut machine = read(&forged(&upgraded, &[])).expect("this program is the one to go on with it");
+    assert_eq!((machine.engine(), machine.awaits_engine()), (Some(&*engine::engine_fingerprint()), None));
+    assert_eq!(machine.genesis().map(|genesis| &*genesis.engine), Some("the first one"));
+    let entry = |command| Entry { time_us: 6, seed: Seed::default(), command };
+    machine.apply(Position::new(1, 2), &entry(Command::Tick)).expect("it goes on");
+    // The order of before, come twice.
+    let again = Command::Upgrade { from: "the first one".to_owned(), to: engine::engine_fingerprint() };
+    let again = machine.apply(Position::new(1, 3), &entry(again)).expect("it goes on").outcome;
+    assert_eq!(again, crate::Outcome::UpgradeRefused { engine: engine::engine_fingerprint() });
+}
+
+#[test]
+fn modules_have_followed_one_another() {
+    let at = Position::new;
+    let spans = |position: Position, spans: &[(Position, u8)]| {
+        with(|head| {
+            head.position = position;
+            spans.iter().for_each(|(from, module)| head.history.activated(*from, ModuleHash([*module; 32])));
+        })
+    };
+    let good = spans(at(3, 9), &[(at(1, 2), 1), (at(1, 3), 2), (at(3, 9), 1)]);
+    let missing = read(&forged(&good, &[])).err().expect("that module isn't there");
+    assert!(matches!(missing, ImageError::Refused(Halt::ModuleMissing(ModuleHash(hash))) if hash == [1; 32]));
+    for bad in [
+        &[(at(1, 2), 1), (at(1, 2), 2)][..],
+        &[(at(1, 3), 1), (at(1, 2), 2)],
+        &[(at(2, 3), 1), (at(1, 4), 2)],
+        &[(at(1, 2), 1), (at(1, 3), 1)],
+        &[(at(1, 0), 1)],
+        &[(at(3, 10), 1)],
+        &[(at(4, 9), 1)],
+    ] {
+        refused(&spans(at(3, 9), bad), &[], "can't have followed one another");
+    }
+    let other = with(|head| head.genesis.module = ModuleHash([9; 32]));
+    refused(&other, &[], "don't begin with that of the genesis");
+    // As long as it gets, it fits a head.
+    let long: Vec<_> = (1..3_000u64).map(|index| (at(1, index << 40), (index % 2) as u8)).collect();
+    let long = spans(at(1, 3_000 << 40), &long);
+    assert_eq!(long.history.modules().len(), 1_024);
+    assert!(codec::encode(&long).len() < 64 << 10);
+    let missing = read(&forged(&long, &[])).err().expect("that module isn't there");
+    assert!(matches!(missing, ImageError::Refused(Halt::ModuleMissing(_))), "{missing:?}");
+}
+
+/// The head as version 1 wrote it, without what came later.
+#[derive(Serialize, Deserialize)]
+struct FirstHead(
+    (Position, Digest),
+    (ClusterId, Lineage, ModuleHash, Bytes, FirstLimits, String),
+    (Vec<Lineage>, i64, u64, i64),
+    (u64, Vec<GlobalBits>, u64, u64, u64),
+    Option<PushCursor>,
+);
+
+type FirstLimits = (u64, u64, u32, u32, u32, u32, u32, u64, u64, u64, u64);
+
+impl Format for FirstHead {
+    const WHAT: &'static str = "first head";
+}
+
+#[test]
+fn images_of_version_1_are_read() {
+    let Head {
+        position, digest, genesis, lineages, time_us, clock_us, ticked_at_us, memory_bytes, globals, input, ..
+    } = head();
+    let Genesis { cluster, lineage, module, app_config, limits: of, engine } = genesis;
+    let sizes = (of.apply_fuel, of.query_fuel, of.memory_pages, of.request_bytes, of.output_bytes, of.sessions);
+    let times = (of.session_window, of.session_ttl_us, of.session_ttl_max_us, of.retained_push_bytes, of.tick_us);
+    let limits = (sizes.0, sizes.1, sizes.2, sizes.3, sizes.4, sizes.5, times.0, times.1, times.2, times.3, times.4);
+    let first = FirstHead(
+        (position, digest),
+        (cluster, lineage, module, app_config, limits, engine),
+        (lineages, time_us, clock_us, ticked_at_us),
+        (memory_bytes, globals, input, 0, 0),
+        None,
+    );
+    let payload = codec::encode(&first);
+    let mut bytes =
+        [b"RPLIMAG\x01\x01", &(payload.len() as u32).to_le_bytes()[..], &payload, &[5, 16, 0, 0, 0]].concat();
+    bytes.extend(xxh3_128(&bytes).to_le_bytes());
+    let (mut old, mut new) = (read(&bytes).expect("it is still read"), read(&forged(&head(), &[])).expect("good"));
+    assert_eq!(old.state_parts(), new.state_parts());
+    assert_eq!((old.modules(), old.engine()), (new.modules(), new.engine()));
 }
 
 #[test]

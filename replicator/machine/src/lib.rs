@@ -20,33 +20,45 @@ pub mod load;
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod trial;
 
+mod activation;
 mod application;
+mod checkpoint;
 mod decode;
 mod description;
 mod digest;
 mod engine;
 mod guest;
 mod halt;
+mod history;
 mod image;
+mod instrument;
 mod machine;
 mod memory;
+mod older;
 mod outcome;
+mod page_sums;
 mod pagemap;
 mod pushes;
 mod query;
 mod rollback;
 mod sessions;
 mod shadow;
+mod swap;
 mod written;
 
-pub use engine::{APPLY_STACK_BYTES_MIN, engine_fingerprint};
+pub use activation::ActivationRefusal;
+pub use checkpoint::{CHECKPOINT_ENTRIES, is_checkpoint};
+pub use engine::{APPLY_STACK_BYTES_MIN, Precompiled, engine_fingerprint, precompile, with_apply_stack};
 pub use entry::{Command, Entry, Genesis};
 pub use halt::Halt;
+pub use history::ModuleSpan;
 pub use image::{IMAGE_VERSION, Image, ImageError, ImageSummary, ImageUnavailable};
 pub use limits::{Limits, LimitsError};
 pub use load::{LoadError, ModuleInfo};
-pub use machine::{Machine, ModuleSource, StateParts, Stats};
+pub use machine::{Machine, ModuleSource, SURVEY_PAGE_BYTES, StateParts, Stats, Survey};
 pub use outcome::{Applied, Outcome, Push, QueryOutcome, Refusal, RequestResult, Trap, TrapKind};
 pub use pushes::{CursorExpired, PushCursor, RetainedPush};
 pub use rollback::CopyTime;

@@ -43,6 +43,13 @@ pub struct Limits {
     pub retained_push_bytes: u64,
     /// Period of the session clock, in microseconds. 1 ms to 1 h; by default 1 s.
     pub tick_us: u64,
+    /// Fuel for the whole snapshot that the active module writes at a swap. 10,000 to 10^13; by default 20,000,000,000.
+    pub snapshot_fuel: u64,
+    /// Fuel for the restore of all of it by the new module, whose calls before that have `apply_fuel` each, as at genesis. The same range and
+    /// default.
+    pub restore_fuel: u64,
+    /// Bytes of one chunk of a snapshot, at most. 64 KiB to 1 MiB; by default 256 KiB.
+    pub chunk_bytes: u32,
 }
 
 impl Default for Limits {
@@ -59,6 +66,9 @@ impl Default for Limits {
             session_ttl_max_us: 7 * 24 * 3_600_000_000,
             retained_push_bytes: 64 << 20,
             tick_us: 1_000_000,
+            snapshot_fuel: 20_000_000_000,
+            restore_fuel: 20_000_000_000,
+            chunk_bytes: 256 << 10,
         }
     }
 }
@@ -97,6 +107,9 @@ impl Limits {
             ("session_ttl_max_us", self.session_ttl_max_us, ttl_min, year_us),
             ("session_ttl_us", self.session_ttl_us, ttl_min, self.session_ttl_max_us),
             ("retained_push_bytes", self.retained_push_bytes, 0, 64 << 30),
+            ("snapshot_fuel", self.snapshot_fuel, 10_000, 10_000_000_000_000),
+            ("restore_fuel", self.restore_fuel, 10_000, 10_000_000_000_000),
+            ("chunk_bytes", self.chunk_bytes.into(), 64 << 10, 1 << 20),
         ];
         for (name, value, min, max) in ranges {
             if value < min || value > max {

@@ -5,11 +5,13 @@
 //! one raises that number.
 
 use wasmparser::{
-    BinaryReaderError, CompositeInnerType, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload, TypeRef,
-    ValType, Validator, WasmFeatures,
+    BinaryReaderError, CompositeInnerType, ExternalKind, FuncType, FuncValidatorAllocations, Parser, Payload, TypeRef,
+    ValType, ValidPayload, Validator, WasmFeatures,
 };
 
-use crate::{engine, limits::Limits};
+use crate::{engine, halt::Halt, limits::Limits};
+
+mod body;
 
 /// Bytes of a module.
 pub const MODULE_BYTES_MAX: usize = 16 << 20;
@@ -19,10 +21,22 @@ pub const FUNCTIONS_MAX: usize = 10_000;
 pub const BODY_BYTES_MAX: usize = 256 << 10;
 /// Locals of one function, its parameters not counted.
 pub const LOCALS_MAX: u32 = 5_000;
+/// Values on the operand stack of one function. 20,000 of them across a call took 12 seconds to compile.
+pub const OPERANDS_MAX: u64 = 2_048;
 /// Blocks within blocks.
 pub const NESTING_MAX: usize = 1_024;
 /// Targets of one `br_table`.
 pub const BR_TABLE_TARGETS_MAX: u32 = 8_192;
+/// Values in one function: what its instructions leave and pass, and each local once more for each block that it is used in.
+pub const FUNCTION_VALUES_MAX: u64 = 300_000;
+/// Values in all functions of a module.
+pub const MODULE_VALUES_MAX: u64 = 10_000_000;
+/// Loops within loops.
+pub const LOOP_NESTING_MAX: u64 = 100;
+/// Locals in the loops of one function, each counted for each loop that it is used in. 30,000 take four seconds to compile.
+pub const FUNCTION_LOOP_VALUES_MAX: u64 = 20_000;
+/// The same of all functions of a module.
+pub const MODULE_LOOP_VALUES_MAX: u64 = 400_000;
 /// Globals of a module.
 pub const GLOBALS_MAX: usize = 1_000;
 /// Exports of a module.
@@ -37,6 +51,11 @@ pub const TABLES_MAX: usize = 4;
 pub const TABLE_ELEMENTS_MAX: u64 = 100_000;
 /// Data segments and element segments of a module.
 pub const SEGMENTS_MAX: usize = 10_000;
+
+/// Whether the host calls an export of this name.
+pub(crate) fn is_called(name: &str) -> bool {
+    FUNCTIONS.iter().any(|function| function.0 == name)
+}
 
 /// Names that begin so are ours: the exports that instrumentation adds.
 const RESERVED_PREFIX: &str = "__wizer_";
@@ -161,6 +180,9 @@ pub enum LoadError {
     /// The compiler or the instrumentation gave up.
     #[error("the module can't be compiled: {0}")]
     Compile(String),
+    /// This host can't find out whether it can be run. Not the module's fault.
+    #[error("the module could not be tried: {0}")]
+    Host(String),
     /// It can't be run so far that it describes itself, or begins.
     #[error("the module failed in {call}: {reason}")]
     Call {
@@ -230,6 +252,12 @@ pub(crate) const fn features() -> WasmFeatures {
         .union(WasmFeatures::EXTENDED_CONST)
 }
 
+/// The exports that every module must have.
+pub fn required_exports() -> impl Iterator<Item = &'static str> {
+    let functions = FUNCTIONS.iter().filter(|(.., required)| *required);
+    std::iter::once("memory").chain(functions.map(|(name, ..)| *name))
+}
+
 /// Checks `bytes` without compiling or running anything.
 ///
 /// # Errors
@@ -246,19 +274,44 @@ pub fn check(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
     for payload in Parser::new(0).parse_all(bytes) {
         checks.payload(payload?)?;
     }
-    Validator::new_with_features(features()).validate_all(bytes)?;
+    validate(bytes)?;
     checks.finish(bytes.len())
+}
+
+/// Validates, and bounds what functions keep on the operand stack.
+fn validate(bytes: &[u8]) -> Result<(), LoadError> {
+    let mut validator = Validator::new_with_features(features());
+    let mut allocations = FuncValidatorAllocations::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        let ValidPayload::Func(function, body) = validator.payload(&payload?)? else { continue };
+        let mut function = function.into_validator(allocations);
+        let mut reader = body.get_binary_reader();
+        function.read_locals(&mut reader)?;
+        reader.set_features(features());
+        while !reader.eof() {
+            let offset = reader.original_position();
+            reader.visit_operator(&mut function.visitor(offset))??;
+            at_most("values on the operand stack", function.operand_stack_height().into(), OPERANDS_MAX)?;
+        }
+        let end = reader.original_position();
+        reader.finish_expression(&function.visitor(end))?;
+        allocations = function.into_allocations();
+    }
+    Ok(())
 }
 
 /// Checks `bytes`, compiles them, and asks the module for its description, in an instance of its own.
 ///
-/// This also warms the process's cache of compiled modules, so that a later genesis with these bytes doesn't compile on
-/// the apply thread: call it when a module arrives.
+/// As [`crate::precompile`], for whoever wants nothing but the answer.
 ///
 /// # Errors
 /// As [`check`], and if the module can't be compiled or fails to describe itself.
 pub fn describe(bytes: &[u8]) -> Result<ModuleInfo, LoadError> {
-    engine::prepare(bytes).map(|prepared| prepared.info.clone())
+    match engine::precompile(bytes) {
+        Ok(precompiled) => Ok(precompiled.info().clone()),
+        Err(Halt::ModuleRefused(error)) => Err(error),
+        Err(halt) => Err(LoadError::Host(halt.to_string())),
+    }
 }
 
 /// What has been seen of the module so far.
@@ -268,6 +321,8 @@ struct Checks {
     functions: Vec<u32>,
     memories: Vec<u64>,
     mutable_globals: usize,
+    /// Of the bodies so far.
+    cost: body::Cost,
     exported: [bool; FUNCTIONS.len()],
     memory_exported: bool,
 }
@@ -334,7 +389,13 @@ impl Checks {
             Payload::ElementSection(section) => {
                 at_most("element segments", section.count().into(), SEGMENTS_MAX as u64)?;
             }
-            Payload::CodeSectionEntry(body) => check_body(&body)?,
+            Payload::CodeSectionEntry(body) => {
+                let cost = body::check(self, &body)?;
+                self.cost.values += cost.values;
+                self.cost.loop_values += cost.loop_values;
+                at_most("values in all functions", self.cost.values, MODULE_VALUES_MAX)?;
+                at_most("locals in loops of all functions", self.cost.loop_values, MODULE_LOOP_VALUES_MAX)?;
+            }
             _ => {}
         }
         Ok(())
@@ -364,8 +425,11 @@ impl Checks {
 
     /// There are no imports, so the index space of functions is that of the function section.
     fn function_type(&self, index: u32) -> Option<&FuncType> {
-        let kind = *self.functions.get(usize::try_from(index).ok()?)?;
-        self.types.get(usize::try_from(kind).ok()?)?.as_ref()
+        self.type_at(*self.functions.get(usize::try_from(index).ok()?)?)
+    }
+
+    fn type_at(&self, index: u32) -> Option<&FuncType> {
+        self.types.get(usize::try_from(index).ok()?)?.as_ref()
     }
 
     fn finish(self, bytes: usize) -> Result<ModuleInfo, LoadError> {
@@ -384,46 +448,6 @@ impl Checks {
         let (functions, mutable_globals) = (self.functions.len(), self.mutable_globals);
         Ok(ModuleInfo { description: String::new(), bytes, functions, mutable_globals, memory_pages_min })
     }
-}
-
-fn check_body(body: &FunctionBody<'_>) -> Result<(), LoadError> {
-    at_most("bytes in a function", body.range().len() as u64, BODY_BYTES_MAX as u64)?;
-    let mut locals = 0u32;
-    for group in body.get_locals_reader()? {
-        locals = locals.saturating_add(group?.0);
-    }
-    at_most("locals in a function", locals.into(), LOCALS_MAX.into())?;
-
-    let mut nesting = 0usize;
-    let mut operators = body.get_operators_reader()?;
-    while !operators.eof() {
-        let (operator, offset) = operators.read_with_offset()?;
-        let instruction = match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
-                nesting += 1;
-                at_most("blocks within blocks", nesting as u64, NESTING_MAX as u64)?;
-                continue;
-            }
-            Operator::End => {
-                nesting = nesting.saturating_sub(1); // the body's own end closes no block
-                continue;
-            }
-            Operator::BrTable { targets } => {
-                at_most("targets of a br_table", targets.len().into(), BR_TABLE_TARGETS_MAX.into())?;
-                continue;
-            }
-            Operator::TableSet { .. } => "table.set",
-            Operator::TableGrow { .. } => "table.grow",
-            Operator::TableFill { .. } => "table.fill",
-            Operator::TableCopy { .. } => "table.copy",
-            Operator::TableInit { .. } => "table.init",
-            Operator::ElemDrop { .. } => "elem.drop",
-            Operator::DataDrop { .. } => "data.drop",
-            _ => continue,
-        };
-        return Err(LoadError::Instruction { instruction, offset });
-    }
-    Ok(())
 }
 
 fn at_most(what: &'static str, found: u64, max: u64) -> Result<(), LoadError> {

@@ -17,11 +17,14 @@ use replicator_types::{Digest, Lineage, ModuleHash, Position, Seed, Sequence, Se
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::{
+    activation::ActivationRefusal,
     application::{Application, Context, Kind},
+    checkpoint,
     digest::RunningDigest,
     engine::{self, Prepared},
     entry::{Command, Entry, Genesis},
     halt::Halt,
+    history::{History, ModuleSpan},
     image::{
         Head, Image, ImageError, ImageUnavailable,
         reading::{self, Parts},
@@ -31,6 +34,11 @@ use crate::{
     rollback::CopyTime,
     sessions::{Sessions, Verdict},
 };
+
+mod survey;
+mod trial;
+
+pub use survey::{SURVEY_PAGE_BYTES, Survey};
 
 /// Where modules come from: the node's module store.
 pub trait ModuleSource: Send + Sync {
@@ -52,6 +60,10 @@ pub struct Machine {
 /// What begins with the genesis entry.
 struct State {
     genesis: Genesis,
+    /// The modules that ran since, and the engine in force.
+    history: History,
+    /// Whether an engine barrier was applied: nothing is, after it.
+    barred: bool,
     /// The genesis entry's lineage, and those that recoveries have begun since. Never empty; the last one is the current one.
     lineages: Vec<Lineage>,
     application: Application,
@@ -91,8 +103,18 @@ pub struct StateParts {
     pub pushes: u64,
     /// Time, session clock and lineages.
     pub clock: u64,
+    /// Which modules ran from where, and the engine in force.
+    pub history: u64,
     /// The running digest and the applied position.
     pub digest: u64,
+}
+
+impl StateParts {
+    /// The hash of everything.
+    pub(crate) fn hash(&self) -> Digest {
+        let Self { memory, globals, sessions, pushes, clock, history, digest } = *self;
+        Digest(hash_of(&[memory, globals, sessions, pushes, clock, history, digest]))
+    }
 }
 
 impl Machine {
@@ -114,6 +136,18 @@ impl Machine {
                 Applied::of(Outcome::Genesis)
             }
             (_, None) => Applied::of(Outcome::Refused(Refusal::NoGenesis)),
+            (Command::Activate { module, expected }, Some(state)) => {
+                // Nothing has changed yet: without the bytes, the same entry is applied again once they are here.
+                let incoming = state.incoming(*module, *expected, self.modules.as_ref())?;
+                state.time_us = state.time_us.max(entry.time_us);
+                match state.activate(position, incoming) {
+                    Ok(outcome) => Applied::of(outcome),
+                    Err(halt) => {
+                        self.halted = Some(halt.to_string());
+                        return Err(halt);
+                    }
+                }
+            }
             (_, Some(state)) => match state.apply(position, entry, &mut self.digest) {
                 // An executed request has folded in already: its outcome holds the digest.
                 Ok(Step { applied, folded: true }) => {
@@ -147,6 +181,10 @@ impl Machine {
     fn check_may_advance(&self, given: Position) -> Result<(), Halt> {
         if let Some(reason) = &self.halted {
             return Err(Halt::Halted(reason.clone()));
+        }
+        if self.state.as_ref().is_some_and(|state| state.barred) {
+            let awaited = self.engine().unwrap_or_default().to_owned();
+            return Err(Halt::AwaitsEngine { awaited, ours: engine::engine_fingerprint() });
         }
         match self.applied {
             Some(applied) if given.index <= applied.index || given.epoch < applied.epoch => {
@@ -212,8 +250,7 @@ impl Machine {
     ///
     /// Reads the whole state: some 100 ms for each GiB.
     pub fn state_hash(&mut self) -> Digest {
-        let StateParts { memory, globals, sessions, pushes, clock, digest } = self.state_parts();
-        Digest(hash_of(&[memory, globals, sessions, pushes, clock, digest]))
+        self.state_parts().hash()
     }
 
     /// The hashes of the parts of the state. Reads all of it.
@@ -228,8 +265,25 @@ impl Machine {
             sessions: state.sessions.hash(),
             pushes: state.pushes.hash(),
             clock: hash_of(&state.clock().collect::<Vec<_>>()),
+            history: state.history.hash(),
             digest,
         }
+    }
+
+    /// The state's hash for a checkpoint, of what is cheap to have: what was written since the last one, and not the whole memory. None before
+    /// the genesis entry, and where the system can't tell which pages were written.
+    ///
+    /// Equal states have equal ones, however each came about. Call it where [`crate::is_checkpoint`] says so.
+    ///
+    /// # Errors
+    /// If this node can't go on.
+    pub fn checkpoint(&mut self) -> Result<Option<Digest>, Halt> {
+        if let Some(reason) = &self.halted {
+            return Err(Halt::Halted(reason.clone()));
+        }
+        let (Some(state), Some(position)) = (&mut self.state, self.applied) else { return Ok(None) };
+        let hash = state.checkpoint(position, self.digest.get());
+        hash.inspect_err(|halt| self.halted = Some(halt.to_string()))
     }
 
     /// How the history began, if it has.
@@ -244,6 +298,33 @@ impl Machine {
         self.state.as_ref().map_or(&[], |state| &state.lineages)
     }
 
+    /// Which module ran from where on, oldest first: the genesis entry's is the first, the active one the last. Empty before the genesis
+    /// entry. Of more than 1,024 the oldest but the first are left out.
+    #[must_use]
+    pub fn modules(&self) -> &[ModuleSpan] {
+        self.state.as_ref().map_or(&[], |state| state.history.modules())
+    }
+
+    /// The module that runs, if the history has begun.
+    #[must_use]
+    pub fn active_module(&self) -> Option<ModuleHash> {
+        self.state.as_ref().map(|state| state.history.active())
+    }
+
+    /// The engine in force, if the history has begun: that of the genesis entry, or of the last upgrade.
+    #[must_use]
+    pub fn engine(&self) -> Option<&str> {
+        self.state.as_ref().map(|state| state.history.engine())
+    }
+
+    /// The engine that an upgrade has put in force, if that is no more this program's: then [`Machine::apply`] refuses all further entries
+    /// with [`Halt::AwaitsEngine`], while queries are answered and [`Machine::image`] gives the image from which programs of that engine go
+    /// on. Make it durable, and end the process.
+    #[must_use]
+    pub fn awaits_engine(&self) -> Option<&str> {
+        self.state.as_ref().filter(|state| state.barred).map(|state| state.history.engine())
+    }
+
     /// What the machine holds, in numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -251,7 +332,7 @@ impl Machine {
             sessions: state.sessions.len() as u64,
             memory_bytes: state.application.memory().len() as u64,
             traps: state.application.traps(),
-            module_description: state.application.description().to_owned(),
+            module_description: state.application.info().description.clone(),
         })
     }
 
@@ -294,12 +375,29 @@ impl Machine {
     /// If the image is damaged, cut off or of another format, or if this node can't go on from it; [`ImageError::Refused`]
     /// with [`Halt::ModuleMissing`] names the module to fetch first.
     pub fn from_image(image: &mut dyn Read, modules: Arc<dyn ModuleSource>) -> Result<Self, ImageError> {
-        let parts = reading::read(image, |genesis| prepare(genesis, modules.as_ref()))?;
+        let parts = reading::read(image, |head| prepare(&head.genesis, &head.history, modules.as_ref()))?;
         let Parts { head, sessions, pushes, application } = parts;
-        let Head { position, digest, genesis, lineages, time_us, clock_us, ticked_at_us, .. } = head;
-        let state = State { genesis, lineages, application, sessions, pushes, time_us, clock_us, ticked_at_us };
+        let Head { position, digest, genesis, history, lineages, time_us, clock_us, ticked_at_us, .. } = head;
+        let barred = false;
+        let state = State {
+            genesis,
+            history,
+            barred,
+            lineages,
+            application,
+            sessions,
+            pushes,
+            time_us,
+            clock_us,
+            ticked_at_us,
+        };
         let digest = RunningDigest::after(digest);
         Ok(Self { modules, applied: Some(position), digest, state: Some(state), halted: None })
+    }
+
+    /// The module at work, and how the history began, for [`crate::bench`].
+    pub(crate) fn application(&mut self) -> Option<(&mut Application, &Genesis)> {
+        self.state.as_mut().map(|state| (&mut state.application, &state.genesis))
     }
 
     /// Whether a session is open.
@@ -349,7 +447,8 @@ impl From<Refusal> for Step {
 
 impl State {
     fn begin(genesis: &Genesis, time_us: i64, modules: &dyn ModuleSource) -> Result<Self, Halt> {
-        let prepared = prepare(genesis, modules)?;
+        let history = History::begin(genesis);
+        let prepared = prepare(genesis, &history, modules)?;
         Ok(Self {
             application: Application::begin(prepared, &genesis.limits, &genesis.app_config)?,
             sessions: Sessions::default(),
@@ -358,6 +457,8 @@ impl State {
             clock_us: 0,
             ticked_at_us: time_us,
             genesis: genesis.clone(),
+            history,
+            barred: false,
             lineages: vec![genesis.lineage],
         })
     }
@@ -370,6 +471,7 @@ impl State {
             position,
             digest,
             genesis: self.genesis.clone(),
+            history: self.history.clone(),
             lineages: self.lineages.clone(),
             time_us: self.time_us,
             clock_us: self.clock_us,
@@ -382,6 +484,19 @@ impl State {
             trimmed: pushes.trimmed(),
         };
         Ok(Some(Image { head, sessions, pushes, memory }))
+    }
+
+    fn checkpoint(&mut self, position: Position, digest: Digest) -> Result<Option<Digest>, Halt> {
+        let Some(application) = self.application.fingerprint()? else { return Ok(None) };
+        let mut numbers: Vec<u64> = application.collect();
+        numbers.extend([position.epoch.0, position.index.0, digest.0]);
+        numbers.extend(self.clock());
+        numbers.push(self.history.hash());
+        let few = self.sessions.len() <= checkpoint::SESSIONS_MAX;
+        let sessions = few || position.index.0.is_multiple_of(checkpoint::SESSIONS_ENTRIES);
+        numbers.extend([self.sessions.len() as u64, if sessions { self.sessions.fingerprint() } else { 0 }]);
+        numbers.extend(self.pushes.fingerprint());
+        Ok(Some(Digest(hash_of(&numbers))))
     }
 
     fn clock(&self) -> impl Iterator<Item = u64> {
@@ -404,6 +519,61 @@ impl State {
             Command::KeepAlive { session } => Ok(self.keep_alive(session)),
             Command::Tick => self.tick(position, seed),
             Command::Recover { replaces, lineage } => self.recover(position, seed, *replaces, *lineage),
+            Command::Upgrade { from, to } => Ok(self.upgrade(from, to).into()),
+            Command::Activate { .. } => unreachable!("the machine calls `activate` for that"),
+        }
+    }
+
+    /// The module that is to be activated, if it may be, as far as that can be told without calling it. Changes nothing.
+    fn incoming(
+        &self,
+        module: ModuleHash,
+        expected: ModuleHash,
+        modules: &dyn ModuleSource,
+    ) -> Result<Result<Arc<Prepared>, ActivationRefusal>, Halt> {
+        if let Err(refusal) = self.history.may_activate(module, expected) {
+            return Ok(Err(refusal));
+        }
+        let prepared = match load(module, modules) {
+            Ok(prepared) => prepared,
+            Err(Halt::ModuleRefused(error)) => return Ok(Err(error.into())),
+            Err(halt) => return Err(halt),
+        };
+        let fits = prepared.info.fits(&self.genesis.limits).map_err(ActivationRefusal::from);
+        Ok(fits.and_then(|()| prepared.info.can_replace(self.application.info())).map(|()| prepared))
+    }
+
+    /// Sessions, pushes, time and digest go on; nobody is connected or disconnected.
+    fn activate(&mut self, at: Position, incoming: Result<Arc<Prepared>, ActivationRefusal>) -> Result<Outcome, Halt> {
+        let activated = match incoming {
+            Ok(prepared) => {
+                let module = prepared.hash;
+                let taken = self.application.activate(prepared, &self.genesis.app_config)?;
+                taken.map(|state_bytes| (module, state_bytes))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match activated {
+            Ok((module, state_bytes)) => {
+                let previous = self.history.active();
+                self.history.activated(at, module);
+                tracing::info!(position = %at, %module, %previous, state_bytes, "another module is active");
+                Ok(Outcome::Activated { module, previous, state_bytes })
+            }
+            Err(refusal) => {
+                tracing::warn!(position = %at, %refusal, "no other module was activated");
+                Ok(Outcome::ActivationRefused(refusal))
+            }
+        }
+    }
+
+    fn upgrade(&mut self, from: &str, to: &str) -> Outcome {
+        if self.history.upgrade(from, to) {
+            // This program's engine was in force, or nothing would have been applied.
+            self.barred = true;
+            Outcome::Upgraded
+        } else {
+            Outcome::UpgradeRefused { engine: self.history.engine().to_owned() }
         }
     }
 
@@ -553,19 +723,24 @@ impl State {
     }
 }
 
-/// The module of a history, if this program may run it.
-fn prepare(genesis: &Genesis, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
+/// The active module of a history, if this program may run it.
+fn prepare(genesis: &Genesis, history: &History, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
     let ours = engine::engine_fingerprint();
-    if genesis.engine != ours {
-        return Err(Halt::EngineMismatch { logged: genesis.engine.clone(), ours });
+    if history.engine() != ours {
+        return Err(Halt::EngineMismatch { logged: history.engine().to_owned(), ours });
     }
     genesis.limits.validate()?;
-    let bytes = modules.module(&genesis.module).ok_or(Halt::ModuleMissing(genesis.module))?;
+    load(history.active(), modules)
+}
+
+/// A module, checked and compiled.
+fn load(wanted: ModuleHash, modules: &dyn ModuleSource) -> Result<Arc<Prepared>, Halt> {
+    let bytes = modules.module(&wanted).ok_or(Halt::ModuleMissing(wanted))?;
     let found = engine::hash(&bytes);
-    if found != genesis.module {
-        return Err(Halt::ModuleDamaged { wanted: genesis.module, found });
+    if found != wanted {
+        return Err(Halt::ModuleDamaged { wanted, found });
     }
-    Ok(engine::prepare(&bytes)?)
+    engine::prepare(found, &bytes)
 }
 
 impl Applied {

@@ -1,8 +1,12 @@
 //! What comes out of the machine: outcomes, pushes, traps and refusals.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use replicator_types::{Digest, Position, Sequence, SessionId, codec::Format};
+use replicator_types::{Digest, ModuleHash, Position, Sequence, SessionId, codec::Format};
 use serde::{Deserialize, Serialize};
+
+use crate::activation::ActivationRefusal;
 
 /// What one entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,10 +64,41 @@ pub enum Outcome {
         /// How many sessions of the old one were closed.
         closed: u32,
     },
+    /// Another module runs from here on.
+    Activated {
+        /// It.
+        module: ModuleHash,
+        /// The one before: activating that is the way back.
+        previous: ModuleHash,
+        /// Bytes of the logical state that it took over.
+        state_bytes: u64,
+    },
+    /// The active module goes on as if nothing had been.
+    ActivationRefused(ActivationRefusal),
+    /// Another engine is in force from here on: this program applies nothing any more ([`crate::Machine::awaits_engine`]).
+    Upgraded,
+    /// Nothing was done: another engine is in force than the order names, or it names none to come.
+    UpgradeRefused {
+        /// The engine in force.
+        engine: String,
+    },
 }
 
 impl Format for Outcome {
     const WHAT: &'static str = "outcome";
+}
+
+impl Outcome {
+    /// What of it the running digest takes: all that is a function of the log and the engine. The reasons of load checks are in part the words
+    /// of libraries, and an engine's fingerprint doesn't name their versions.
+    pub(crate) fn digested(&self) -> Cow<'_, Self> {
+        match self {
+            Self::ActivationRefused(ActivationRefusal::Load { .. }) => {
+                Cow::Owned(Self::ActivationRefused(ActivationRefusal::Load { reason: String::new() }))
+            }
+            other => Cow::Borrowed(other),
+        }
+    }
 }
 
 /// What a module answered to a request.
@@ -122,11 +157,7 @@ pub enum TrapKind {
     BadConversion,
     /// The call burned all of its fuel.
     OutOfFuel,
-    /// The call stack is exhausted.
-    ///
-    /// The exact depth depends on how the engine compiled the module, so it is equal on nodes whose programs and CPU
-    /// features are equal (`docs/guest-abi.md`, fact 3). Until a depth counter is put in at load, nodes with different
-    /// CPU features may disagree on a request that comes within a few frames of the limit; the digests then show it.
+    /// The call stack is exhausted: the same call fails on every node, whatever code its compiler made (`docs/adr/0018`).
     StackOverflow,
     /// The output list isn't one.
     MalformedOutput,

@@ -167,6 +167,23 @@ impl RetainedPushes {
         }
     }
 
+    /// How many there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The oldest and the newest.
+    pub(crate) fn span(&self) -> Option<(PushCursor, PushCursor)> {
+        let newest = self.open.last().or_else(|| self.chunks.back().and_then(|chunk| chunk.last()))?;
+        Some((self.iter().next()?.cursor, newest.cursor))
+    }
+
+    /// Numbers that tell how much there is, and from where on; the pushes themselves are in the running digest.
+    pub(crate) fn fingerprint(&self) -> [u64; 4] {
+        let trimmed = self.trimmed.unwrap_or_default();
+        [self.len as u64, self.bytes, trimmed.index.0, trimmed.ordinal.into()]
+    }
+
     /// The hash of all of it.
     pub(crate) fn hash(&self) -> u64 {
         let mut hasher = Xxh3Default::new();

@@ -42,6 +42,12 @@ impl View {
         Ok(view)
     }
 
+    /// The instance, set to the live state: a copy of it, of which nobody sees what becomes.
+    pub(crate) fn into_fork(mut self, live: &mut Guest) -> Result<Guest, Halt> {
+        self.synchronise(live)?;
+        Ok(self.guest)
+    }
+
     /// The live instance was called.
     #[inline]
     pub(crate) const fn live_has_changed(&mut self) {

@@ -30,6 +30,7 @@ use crate::{
     guest::{GlobalBits, Guest, HEADER_BYTES, Witness},
     halt::Halt,
     memory::{HostMemoryError, MemoryFile},
+    page_sums::PageSums,
     shadow::{FrozenMemory, PAGE_BYTES, Shadow},
     written::WriteTracker,
 };
@@ -103,6 +104,8 @@ pub(crate) struct Journal {
     /// What `rsm_input` answered.
     input: usize,
     tracker: Option<WriteTracker>,
+    /// Of the shadow. None where the tracker is missing: hashing the whole memory for each copy would double its price.
+    sums: Option<PageSums>,
     calls: Vec<Call>,
     bytes: usize,
     fuel: u64,
@@ -117,21 +120,37 @@ pub(crate) struct Journal {
 impl Journal {
     /// Begins with a copy of `guest`, whose memory file is `file`.
     pub(crate) fn new(guest: &mut Guest, file: &MemoryFile) -> Result<Self, Halt> {
-        let mut journal = Self {
-            shadow: Shadow::default(),
+        let mut journal = Self::empty(Shadow::default(), file);
+        journal.renew(guest, file)?;
+        Ok(journal)
+    }
+
+    /// Begins anew with a copy of another module's instance. What this one holds goes away before that, so that the copy finds its room; but what
+    /// a reader of it still needs stays.
+    pub(crate) fn succeed(&mut self, guest: &mut Guest, file: &MemoryFile) -> Result<(), Halt> {
+        self.tracker = None;
+        let (shadow, copy_longest) = (std::mem::take(&mut self.shadow).successor(), self.copy_longest);
+        *self = Self::empty(shadow, file);
+        self.renew(guest, file)?;
+        self.copy_longest = copy_longest; // This one is a part of the swap's pause, and no image's.
+        Ok(())
+    }
+
+    fn empty(shadow: Shadow, file: &MemoryFile) -> Self {
+        Self {
+            shadow,
             memory_bytes: 0,
             globals: Vec::new(),
             input: 0,
             tracker: WriteTracker::new(file.live(), file.capacity()),
+            sums: Some(PageSums::default()),
             calls: Vec::new(),
             bytes: 0,
             fuel: 0,
             calls_max: CALLS_MAX / 8,
             copy_longest: CopyTime::default(),
             ranges: Vec::new(),
-        };
-        journal.renew(guest, file)?;
-        Ok(journal)
+        }
     }
 
     /// Takes a new copy.
@@ -140,6 +159,10 @@ impl Journal {
         let size = guest.memory().len();
         self.find_written(true, size, file)?;
         self.shadow.take(guest.memory(), &self.ranges);
+        match (&mut self.sums, &self.tracker) {
+            (Some(sums), Some(_)) => sums.take(guest.memory(), &self.ranges),
+            _ => self.sums = None,
+        }
         self.track(size);
         self.memory_bytes = size;
         self.globals.clear();
@@ -246,6 +269,11 @@ impl Journal {
     /// The size of the copy, in bytes.
     pub(crate) const fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// The sum over the copy's pages; none where the system can't tell written ones.
+    pub(crate) fn page_sum(&self) -> Option<u64> {
+        self.sums.as_ref().map(PageSums::sum)
     }
 
     /// The copy's globals.

@@ -16,13 +16,13 @@
 //! into a layer above, one by one; once it is gone the layer is merged, a few sessions at each access.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
 };
 
 use replicator_types::{Digest, Position, Sequence, SessionId};
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64, xxh3_128};
 
 use crate::{
     limits::Limits,
@@ -288,29 +288,65 @@ impl Sessions {
         ids
     }
 
+    /// A number that tells this table from others, without its outcomes: of each session how far it is, and the last outcome's digest, which
+    /// the results before it are folded into. Takes 30 ns for each session.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let each = self.iter().map(|(id, session)| {
+            let last = session.outcomes.back().map(|last| (last.request_hash, last.position.index.0, last.digest.0));
+            let (request_hash, index, digest) = last.unwrap_or_default();
+            let mut bytes = [0; 88];
+            bytes[..16].copy_from_slice(&id.0);
+            bytes[16..32].copy_from_slice(&request_hash.to_le_bytes());
+            let Session { ttl_us, deadline_us, floor, outcomes, result_bytes } = session;
+            let numbers = [*ttl_us, *deadline_us, *floor, outcomes.len() as u64, *result_bytes, index, digest];
+            for (place, number) in bytes[32..].chunks_exact_mut(8).zip(numbers) {
+                place.copy_from_slice(&number.to_le_bytes());
+            }
+            xxh3_64(&bytes)
+        });
+        each.fold(0, u64::wrapping_add)
+    }
+
     /// The hash of all of it, in the order of ids.
     pub(crate) fn hash(&self) -> u64 {
         let mut sorted: Vec<_> = self.iter().collect();
         sorted.sort_unstable_by_key(|(id, _)| **id);
         let mut hasher = Xxh3Default::new();
-        for (id, Session { ttl_us, deadline_us, floor, outcomes, result_bytes }) in sorted {
+        for (id, session) in sorted {
             hasher.update(&id.0);
-            for number in [*ttl_us, *deadline_us, *floor, outcomes.len() as u64, *result_bytes] {
-                hasher.update(&number.to_le_bytes());
-            }
-            for Stored { request_hash, result, position, digest } in outcomes {
-                hasher.update(&request_hash.to_le_bytes());
-                let (tag, bytes) = match result {
-                    RequestResult::Reply(reply) => (0, &reply[..]),
-                    RequestResult::Trap(trap) => (1 + trap.kind as u64, trap.message.as_bytes()),
-                };
-                for number in [tag, bytes.len() as u64, position.epoch.0, position.index.0, digest.0] {
-                    hasher.update(&number.to_le_bytes());
-                }
-                hasher.update(bytes);
-            }
+            session.hash_into(&mut hasher);
         }
         hasher.digest()
+    }
+
+    /// The hash of each session.
+    pub(crate) fn hashes(&self) -> BTreeMap<SessionId, u64> {
+        let hash = |(id, session): (&SessionId, &Session)| {
+            let mut hasher = Xxh3Default::new();
+            session.hash_into(&mut hasher);
+            (*id, hasher.digest())
+        };
+        self.iter().map(hash).collect()
+    }
+}
+
+impl Session {
+    fn hash_into(&self, hasher: &mut Xxh3Default) {
+        let Self { ttl_us, deadline_us, floor, outcomes, result_bytes } = self;
+        for number in [*ttl_us, *deadline_us, *floor, outcomes.len() as u64, *result_bytes] {
+            hasher.update(&number.to_le_bytes());
+        }
+        for Stored { request_hash, result, position, digest } in outcomes {
+            hasher.update(&request_hash.to_le_bytes());
+            let (tag, bytes) = match result {
+                RequestResult::Reply(reply) => (0, &reply[..]),
+                RequestResult::Trap(trap) => (1 + trap.kind as u64, trap.message.as_bytes()),
+            };
+            for number in [tag, bytes.len() as u64, position.epoch.0, position.index.0, digest.0] {
+                hasher.update(&number.to_le_bytes());
+            }
+            hasher.update(bytes);
+        }
     }
 }
 

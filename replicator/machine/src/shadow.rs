@@ -14,7 +14,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 /// Bytes of a chunk: a page of linear memory, so that a memory is a whole number of them.
@@ -28,6 +28,8 @@ type Bytes = Box<[u8]>;
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
     shared: Arc<Shared>,
+    /// The shadow of the memory before, if this is another module's: a reader of that one may still live.
+    former: Weak<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -81,8 +83,17 @@ impl Shadow {
         }
     }
 
+    /// An empty one, for another memory. Of this one only what its reader still needs is left.
+    pub(crate) fn successor(self) -> Self {
+        let former = if self.shared.is_frozen() { Arc::downgrade(&self.shared) } else { self.former };
+        Self { shared: Arc::default(), former }
+    }
+
     /// What the shadow holds now, for a reader; nothing if there is one already.
     pub(crate) fn freeze(&self) -> Option<FrozenMemory> {
+        if self.former_is_frozen() {
+            return None;
+        }
         let (_turnstile, mut chunks) = self.shared.lock_first();
         if chunks.frozen.is_some() {
             return None;
@@ -93,13 +104,21 @@ impl Shadow {
         Some(FrozenMemory { shared: Arc::clone(&self.shared), bytes: chunks.chunks.len() * CHUNK_BYTES })
     }
 
-    /// Whether there is a reader.
+    /// Whether there is a reader, of this one or of the one before.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.shared.lock().frozen.is_some()
+        self.shared.is_frozen() || self.former_is_frozen()
+    }
+
+    fn former_is_frozen(&self) -> bool {
+        self.former.upgrade().is_some_and(|former| former.is_frozen())
     }
 }
 
 impl Shared {
+    fn is_frozen(&self) -> bool {
+        self.lock().frozen.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Chunks> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,7 +21,7 @@ use super::{
     shape::Shape,
     status::{self, Surveyed},
 };
-use crate::config::NODES_MAX;
+use crate::{config::NODES_MAX, node::FOUND_OUT};
 
 /// How long a cluster may take for anything: a start, an election, catching up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -371,6 +371,17 @@ impl Cluster {
             Some(format!("{} ended by itself ({how}), as its log tells", node.name))
         });
         fallen.collect()
+    }
+
+    /// The replicas that were found to differ from the others, as their logs tell; also those that were made anew since.
+    pub(super) fn found_out(&self) -> Vec<String> {
+        let found = self.nodes.iter().filter_map(|node| {
+            let log = fs::read(self.dir.join(format!("{}.log", node.name))).ok()?;
+            let log = String::from_utf8_lossy(&log);
+            let line = log.lines().find(|line| line.contains(FOUND_OUT))?;
+            Some(format!("{} was quarantined: {line}", node.name))
+        });
+        found.collect()
     }
 
     /// Ends all nodes, politely: their standard input ends.

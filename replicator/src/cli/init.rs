@@ -10,16 +10,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
+use indicatif::ProgressBar;
 use replicator_client::Client;
 use replicator_proto::replicator::v1 as pb;
 use serde_json::json;
 
-use super::{Failure, Output, output};
+use super::{Failure, Output, module::upload, output};
 
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of a module that travel in one message.
-const CHUNK_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -75,6 +74,15 @@ struct LimitFlags {
     /// Pushed events kept for subscribers that come back, bytes
     #[arg(long, value_name = "BYTES")]
     retained_push_bytes: Option<u64>,
+    /// Fuel for the whole snapshot that the active module writes when another one is activated
+    #[arg(long, value_name = "N")]
+    snapshot_fuel: Option<u64>,
+    /// Fuel for the new module's restore of it
+    #[arg(long, value_name = "N")]
+    restore_fuel: Option<u64>,
+    /// Bytes of one chunk of such a snapshot
+    #[arg(long, value_name = "BYTES")]
+    chunk_bytes: Option<u32>,
 }
 
 impl From<LimitFlags> for pb::Limits {
@@ -91,6 +99,9 @@ impl From<LimitFlags> for pb::Limits {
             session_ttl_max_ms: flags.session_ttl_max_ms.unwrap_or_default(),
             retained_push_bytes: flags.retained_push_bytes.unwrap_or_default(),
             tick_ms: flags.tick_ms.unwrap_or_default(),
+            snapshot_fuel: flags.snapshot_fuel.unwrap_or_default(),
+            restore_fuel: flags.restore_fuel.unwrap_or_default(),
+            chunk_bytes: flags.chunk_bytes.unwrap_or_default(),
         }
     }
 }
@@ -176,12 +187,9 @@ pub(super) async fn make_cluster(
     let mut module_sha256 = Bytes::new();
     let mut module_description = String::new();
     for (endpoint, member) in endpoints.iter().zip(&members) {
-        let chunks: Vec<pb::UploadModuleRequest> = (0..module.len())
-            .step_by(CHUNK_BYTES)
-            .map(|at| pb::UploadModuleRequest { chunk: module.slice(at..module.len().min(at + CHUNK_BYTES)) })
-            .collect();
-        let stored = client.admin(endpoint).await?.upload_module(futures::stream::iter(chunks)).await;
-        let stored = stored.map_err(|status| anyhow::anyhow!("{}: {}", member.node_id, status.message()))?.into_inner();
+        let mut admin = client.admin(endpoint).await?;
+        let stored = upload::send(&mut admin, module.clone(), &ProgressBar::hidden()).await;
+        let stored = stored.map_err(|status| anyhow::anyhow!("{}: {}", member.node_id, status.message()))?;
         (module_sha256, module_description) = (stored.sha256, stored.description);
     }
     let cluster_id = match founded {

@@ -234,7 +234,12 @@ fn described(record: &LoggedRecord, framed: bool) -> String {
         (true, _) => return "unknown".into(),
     };
     let Ok(entry) = codec::decode::<Entry>(payload) else { return "an entry of another kind".into() };
-    match entry.command {
+    command_text(&entry.command)
+}
+
+/// What a command orders.
+pub(super) fn command_text(command: &Command) -> String {
+    match command {
         Command::Genesis(genesis) => format!("genesis of cluster {}, module {}", genesis.cluster, genesis.module),
         Command::OpenSession { ttl_us } => format!("open a session for {} s", ttl_us / 1_000_000),
         Command::CloseSession { session } => format!("close session {session}"),
@@ -244,6 +249,8 @@ fn described(record: &LoggedRecord, framed: bool) -> String {
         }
         Command::Tick => "tick".into(),
         Command::Recover { replaces, lineage } => format!("recovery: lineage {lineage} after {replaces}"),
+        Command::Activate { module, expected } => format!("activate module {module} in place of {expected}"),
+        Command::Upgrade { from, to } => format!("engine barrier: {to} after {from}"),
     }
 }
 

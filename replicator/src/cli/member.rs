@@ -46,7 +46,8 @@ async fn remove(args: MemberArgs) -> Result<(), Failure> {
     let nodes = survey(&client, &args.endpoints.endpoints).await;
     // One that takes part, and knows the newest chain: a removed node, or one that isn't back yet, wishes in vain. The one that goes, only if it is alone.
     let takes_part = |status: &StatusResponse| {
-        matches!(status.state(), NodeState::Primary | NodeState::Follower | NodeState::Witness | NodeState::Candidate)
+        use NodeState::{Candidate, Follower, Primary, Quarantined, Witness};
+        matches!(status.state(), Primary | Follower | Witness | Candidate | Quarantined)
     };
     let asked = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
     let asked = asked.filter(|(_, status)| takes_part(status));
@@ -72,7 +73,12 @@ async fn transfer(args: MemberArgs) -> Result<(), Failure> {
     loop {
         let nodes = survey(&client, &args.endpoints.endpoints).await;
         let statuses = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
-        let Some((node, primary)) = statuses.clone().find(|(_, s)| s.state() == NodeState::Primary) else {
+        let leads = |status: &StatusResponse| match status.state() {
+            NodeState::Primary => true,
+            NodeState::Quarantined => status.primary_node_id == status.node_id,
+            _ => false,
+        };
+        let Some((node, primary)) = statuses.clone().find(|(_, status)| leads(status)) else {
             if statuses.count() == 0 || began.elapsed() > PRIMARY_MAX {
                 return Err(anyhow::anyhow!("no primary is known now; `replicator status` tells why").into());
             }

@@ -12,14 +12,17 @@ mod init;
 mod journal;
 mod log;
 mod member;
+mod module;
 mod node;
 mod output;
 mod recover;
+mod replay;
 mod restart;
 mod shape;
 mod snapshot;
 mod status;
 mod torture;
+mod upgrade;
 mod watch;
 
 use std::process::ExitCode;
@@ -56,12 +59,19 @@ enum Command {
     /// Change who does what in a cluster
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Swap the program that the cluster runs: upload another module, activate it, go back; check or compare one; or make one of your own
+    #[command(subcommand)]
+    Module(module::ModuleCommand),
+    /// Put an engine barrier into the log, to go on with this program where its engine is another one
+    Upgrade(upgrade::UpgradeArgs),
     /// Take images of a node's whole state, look at them, save one in a file, restore it into a new cluster
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Look at a stopped node's folder: check every byte, print its log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Run a stopped node's log again, offline: the state at any index, what changed between two, a run kept as a test
+    Replay(replay::ReplayArgs),
     /// Bring a cluster back from one folder, after the others are lost for ever: may lose what only they held
     Recover(recover::RecoverArgs),
     /// Measure how much a cluster does, and how fast it answers
@@ -117,8 +127,11 @@ pub fn main() -> ExitCode {
             Command::Query(args) => call::query::run(args).await,
             Command::Completions { shell } => completions(shell),
             Command::Member(command) => member::run(command).await,
+            Command::Module(command) => module::run(command).await,
+            Command::Upgrade(args) => upgrade::run(args).await,
             Command::Snapshot(command) => snapshot::run(command).await,
             Command::Log(command) => log::run(command),
+            Command::Replay(args) => replay::run(&args),
             Command::Recover(args) => recover::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Torture(args) => torture::run(args).await,

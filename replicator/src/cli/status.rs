@@ -11,7 +11,7 @@ use anyhow::anyhow;
 use clap::Args;
 use futures::future::join_all;
 use replicator_client::Client;
-use replicator_proto::replicator::v1::{NodeState, StatusResponse};
+use replicator_proto::replicator::v1::{Divergence, Member, NodeState, StatusResponse};
 use serde_json::{Value, json};
 
 use super::{Endpoints, Failure, Output, chain, output, restart, watch};
@@ -116,7 +116,8 @@ pub(super) fn state_name(state: NodeState) -> String {
 
 /// Prints the table, and below it what the nodes have to say.
 pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
-    let head = ["node", "state", "epoch", "log", "committed", "applied", "digest", "sessions", "memory", "address"];
+    let head =
+        ["node", "state", "epoch", "log", "committed", "applied", "digest", "sessions", "memory", "version", "address"];
     let mut table = output::table(&head);
     let mut notes = Vec::new();
     for node in nodes {
@@ -132,6 +133,7 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
                     format!("{:016x}", status.state_digest),
                     status.sessions.to_string(),
                     output::bytes(status.memory_bytes),
+                    status.version.clone(),
                     node.endpoint.clone(),
                 ]);
                 if let Some(catching_up) = status.restart.as_ref().and_then(restart::line) {
@@ -154,7 +156,7 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
         }
     }
     output::print_table(&mut table)?;
-    for line in chain::lines(nodes) {
+    for line in module_lines(nodes).into_iter().chain(chain::lines(nodes)) {
         writeln!(anstream::stdout(), "{line}")?;
     }
     let yellow = output::paint(AnsiColor::Yellow);
@@ -164,11 +166,37 @@ pub(super) fn print(nodes: &[Surveyed]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What runs, and where, if that isn't the same everywhere.
+fn module_lines(nodes: &[Surveyed]) -> Vec<String> {
+    let replicas = nodes.iter().filter_map(|node| node.status.as_ref().ok());
+    let replicas: Vec<&StatusResponse> = replicas.filter(|status| !status.module_sha256.is_empty()).collect();
+    let mut running: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for status in &replicas {
+        let since = match status.module_since_log_index {
+            0 => String::new(),
+            since => format!(", since log index {since}"),
+        };
+        let hash = &output::hex(&status.module_sha256)[..12];
+        let line = format!("module {hash} ({}){since}", status.module_description);
+        running.entry(line).or_default().push(&status.node_id);
+    }
+    let everywhere = running.len() == 1;
+    let told = |(line, nodes): (String, Vec<&str>)| {
+        if everywhere { line } else { format!("{line} at {}", nodes.join(", ")) }
+    };
+    running.into_iter().map(told).collect()
+}
+
 /// A node for programs.
 pub(super) fn node_json(node: &Surveyed) -> Value {
     match &node.status {
         Err(error) => json!({ "endpoint": node.endpoint, "error": error }),
-        Ok(status) => json!({
+        Ok(status) => described(node, status),
+    }
+}
+
+fn described(node: &Surveyed, status: &StatusResponse) -> Value {
+    let mut described = json!({
             "endpoint": node.endpoint,
             "node_id": status.node_id,
             "disk_id": format!("{:016x}", status.disk_id),
@@ -199,18 +227,49 @@ pub(super) fn node_json(node: &Surveyed) -> Value {
             "disk_free_bytes": status.disk_free_bytes,
             "disk_full": status.disk_full,
             "restart": status.restart.as_ref().map(restart::json),
+            "divergence": status.divergence.as_ref().map(divergence_json),
             "chain": status.chain.as_ref().map(chain::json),
-            "members": status.members.iter().map(|member| json!({
-                "node_id": member.node_id,
-                "disk_id": format!("{:016x}", member.disk_id),
-                "client_address": member.client_address,
-                "peer_address": member.peer_address,
-                "voter": member.voter,
-                "witness": member.witness,
-                "matched_log_index": member.matched_log_index,
-            })).collect::<Vec<_>>(),
-        }),
-    }
+    });
+    // Apart, as one list of all would be too long for the macro.
+    described["module_since_log_index"] = status.module_since_log_index.into();
+    described["previous_module_sha256"] = output::hex(&status.previous_module_sha256).into();
+    described["module_paused_us"] = status.module_paused_us.into();
+    described["awaited_engine"] = status.awaited_engine.as_str().into();
+    described["members"] = status.members.iter().map(member_json).collect();
+    described
+}
+
+fn member_json(member: &Member) -> Value {
+    json!({
+        "node_id": member.node_id,
+        "disk_id": format!("{:016x}", member.disk_id),
+        "client_address": member.client_address,
+        "peer_address": member.peer_address,
+        "voter": member.voter,
+        "witness": member.witness,
+        "matched_log_index": member.matched_log_index,
+    })
+}
+
+fn divergence_json(found: &Divergence) -> Value {
+    json!({
+        "outvoted": found.outvoted,
+        "against_node_ids": found.against_node_ids,
+        "answers_differ": found.answers_differ,
+        "equal_log_index": found.equal_log_index,
+        "log_index": found.log_index,
+        "exact": found.exact,
+        "digest": format!("{:016x}", found.digest),
+        "digest_there": format!("{:016x}", found.digest_there),
+        "found_us": found.found_us,
+        "request": found.request.as_ref().map(|request| json!({
+            "session_id": output::hex(&request.session_id),
+            "sequence": request.sequence,
+            "sha256": output::hex(&request.sha256),
+            "bytes": request.bytes,
+            "preview": request.preview,
+        })),
+    })
 }
 
 /// What a comparison of the replicas found.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use replicator_machine::{Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint};
+use replicator_machine::{Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint, with_apply_stack};
 use replicator_types::{ClusterId, Lineage, LogIndex, ModuleHash, Position, Seed};
 use tokio::sync::oneshot;
 
@@ -80,9 +80,10 @@ impl Node {
         let entry = self.genesis_entry(founding, founding.cluster, Lineage(0));
         let modules = Modules(self.modules.clone());
         let tried = tokio::task::spawn_blocking(move || {
-            Machine::new(Arc::new(modules)).apply(Position::new(1, 1), &entry).map(drop)
+            with_apply_stack(|| Machine::new(Arc::new(modules)).apply(Position::new(1, 1), &entry).map(drop))
         });
-        tried.await.map_err(|error| error.to_string())?.map_err(|halt| halt.to_string())
+        let tried = tried.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        tried.map_err(|halt| halt.to_string())
     }
 
     fn genesis_entry(&self, founding: &Founding, cluster: ClusterId, lineage: Lineage) -> Entry {

@@ -11,8 +11,11 @@ mod modules;
 mod pacer;
 mod peer;
 mod pipeline;
+#[cfg(feature = "planted-wrong-answers")]
+mod planted;
 mod proposals;
 mod proposer;
+mod quarantine;
 mod queries;
 mod reads;
 mod recovery;
@@ -23,7 +26,9 @@ mod restoring;
 mod room;
 mod startup;
 mod status;
+pub mod stopped;
 mod subscriptions;
+mod upgrading;
 mod waiters;
 
 use std::{
@@ -33,16 +38,17 @@ use std::{
 
 use replicator_machine::Refusal;
 use replicator_storage::{DiskLog, ModuleStore, NO_ROOM, NodeDir, StorageError};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, Position, SessionId, codec};
+use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position, SessionId, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     applier::AppliedState,
     founding::Founding,
     images::{CatchUp, ImageUnusable, Saving, TakenImage},
-    modules::StoreModuleError,
+    modules::{ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, RemoveModuleError, StoreModuleError},
     peer::EnvelopeError,
     pipeline::{Finished, Pipeline},
+    quarantine::{Divergence, DivergentRequest, FOUND_OUT},
     queries::{Answered, MustSee, Read},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
@@ -51,12 +57,15 @@ pub use self::{
     startup::StartError,
     status::{Condition, Status},
     subscriptions::{Event, Subscribed, Target},
+    upgrading::UpgradeError,
 };
 use self::{
     applier::Applier,
     founding::FoundingCall,
     images::{NodeImages, Served},
+    modules::{Fetches, Shelf},
     proposals::Proposals,
+    quarantine::Quarantine,
     reads::Reader,
     repair::Repairs,
     requests::ENTRY_BYTES_MAX,
@@ -112,6 +121,10 @@ pub struct Node {
     group_log: OnceLock<Arc<DiskLog>>,
     repairs: Arc<Repairs>,
     modules: ModuleStore,
+    shelf: Arc<Shelf>,
+    fetches: Fetches,
+    /// Modules that were uploaded here, on their way to the others.
+    uploads: mpsc::UnboundedSender<ModuleHash>,
     peers: Peers,
     /// Where replication runs, and its own channels: a connection belongs to the runtime that made it.
     group: Group,
@@ -119,6 +132,7 @@ pub struct Node {
     waiters: Arc<Waiters>,
     applier: Applier,
     images: Arc<NodeImages>,
+    quarantine: Arc<Quarantine>,
     stage: watch::Sender<Stage>,
     founding: mpsc::Sender<FoundingCall>,
     adoptions: mpsc::Sender<(ClusterId, Lineage)>,

@@ -36,6 +36,9 @@ pub enum NodeError {
     /// The machine stands still.
     #[error("this node has halted: {0}")]
     Halted(String),
+    /// The machine's state isn't what other replicas have.
+    #[error("this node is not to be believed: {0}")]
+    Quarantined(String),
     /// The node waits for as many requests as it may.
     #[error("this node has as many requests or subscriptions as it may; try again later, or another node")]
     Overloaded,
@@ -270,7 +273,7 @@ impl Node {
         }
     }
 
-    /// Checks that there is a machine here that goes on.
+    /// Checks that there is a machine here that goes on, and is to be believed.
     pub(super) fn check_halted(&self) -> Result<(), NodeError> {
         if self.config.witness {
             let replica =
@@ -279,10 +282,10 @@ impl Node {
                 "this node is a witness, without application data; ask a replica{replica}"
             )));
         }
-        match &self.applier.state.borrow().halted {
-            Some(reason) => Err(NodeError::Halted(reason.clone())),
-            None => Ok(()),
+        if let Some(reason) = &self.applier.state.borrow().halted {
+            return Err(NodeError::Halted(reason.clone()));
         }
+        self.check_quarantined()
     }
 
     /// Begins to deliver pushes after a place, at this replica.
@@ -308,6 +311,11 @@ impl Node {
     /// Asks the apply loop something that takes its turn among the batches.
     pub(super) async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, NodeError> {
         self.check_halted()?;
+        self.ask_anyway(work).await
+    }
+
+    /// Asks even a machine whose state isn't to be believed.
+    pub(super) async fn ask_anyway<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, NodeError> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             let given = self.applier.give(work(answer)).await;

@@ -23,9 +23,10 @@ use super::{
     founding::FoundingCall,
     images,
     images::{ImageUnusable, NodeImages, Policy},
-    modules::Modules,
+    modules::{Fetches, Modules, Shelf},
     proposals::Proposals,
     proposer::Proposer,
+    quarantine::Quarantine,
     reads::Reads,
     repair::{Means, Repairs, open_log},
     restart::Restart,
@@ -177,6 +178,7 @@ impl Node {
 
         dir.keep_spare_room()?;
         let modules = dir.modules()?;
+        let quarantine = Arc::new(Quarantine::open(dir.clone())?);
         let waiters = Arc::new(Waiters::new(WAITERS_MAX, WAITING_BYTES_MAX));
         let source = Arc::new(Modules(modules.clone()));
         let machine = Machine::new(source.clone());
@@ -193,7 +195,8 @@ impl Node {
         let (ephemeral, pushed) = mpsc::channel(QUERIES_WAITING_MAX);
         let (answers, answered) = mpsc::unbounded_channel();
         tokio::spawn(send_answers(answered));
-        let (applier, applying) = Applier::new(machine, waiters.clone(), fetch.clone(), ephemeral, answers);
+        let (applier, applying) =
+            Applier::new(machine, waiters.clone(), quarantine.clone(), fetch.clone(), ephemeral, answers);
         seams.threads.start_apply("apply", applying)?;
         let group = seams.threads.start_group("group")?;
 
@@ -210,7 +213,10 @@ impl Node {
             config: config.images,
             configured: config.peers.clone(),
             repairs: repairs.clone(),
+            quarantine: quarantine.clone(),
         })?;
+        let shelf = Shelf::new(modules.clone(), seams.threads.clone());
+        let (uploads, uploaded) = mpsc::unbounded_channel();
         let (founding, foundings) = mpsc::channel(1);
         let (adoptions, adopted) = mpsc::channel(1);
         let node = Arc::new(Self {
@@ -232,14 +238,19 @@ impl Node {
             seams,
             dir,
             modules,
+            shelf,
+            fetches: Fetches::default(),
+            uploads,
             waiters,
             applier,
             images,
+            quarantine,
             founding,
             adoptions,
         });
         tokio::spawn(node.clone().watch_health());
         tokio::spawn(node.clone().fetch_modules(to_fetch));
+        tokio::spawn(node.clone().keep_modules(uploaded));
         tokio::spawn(node.clone().pass_on(pushed));
         let watching = node.clone();
         tokio::spawn(async move {
@@ -280,6 +291,7 @@ impl Node {
                 cluster
             }
         };
+        self.images.clean()?;
         self.images.begin().await?;
         self.restarted.send_modify(|restart| {
             restart.own = self.last_log_index();
@@ -408,6 +420,10 @@ impl Node {
         let policy = Policy { log_bytes: self.config.images.log_bytes.0 };
         tokio::spawn(self.images.clone().keep_taking(running.clone(), policy));
         tokio::spawn(self.clone().keep_room(running.clone()));
+        tokio::spawn(self.clone().watch_barrier(running.clone()));
+        if !self.config.witness {
+            tokio::spawn(self.clone().compare_replicas(running.clone()));
+        }
         self.stage.send_replace(Stage::Running(running.clone()));
         tracing::info!(node = %self.config.name, disk = %self.disk, %cluster, %lineage, incarnation = self.incarnation.0, "takes part");
         Ok(running)

@@ -9,7 +9,7 @@ use replicator_storage::{Log, LogRoom};
 use replicator_types::{ClusterId, Digest, DiskId, Epoch, Incarnation, Lineage, LogIndex};
 use tokio::sync::watch;
 
-use super::{AppliedState, Node, NodeError, Restart, Stage, applier::Work};
+use super::{AppliedState, Divergence, Node, NodeError, Restart, Stage, applier::Work};
 use crate::replication::{ChainView, Images as _, Member, Role};
 
 /// After this long without a quorum's answer, a primary says so. Healthy ones get one with each heartbeat.
@@ -33,6 +33,8 @@ pub enum Condition {
     Running(Role),
     /// Stands still.
     Halted,
+    /// Replicates, and answers nobody: its state isn't what other replicas have.
+    Quarantined,
 }
 
 /// A node's own view.
@@ -72,6 +74,8 @@ pub struct Status {
     pub image: Option<LogIndex>,
     /// What the log can still take.
     pub room: LogRoom,
+    /// Where its state differs from that of other replicas, if it does.
+    pub divergence: Option<Arc<Divergence>>,
     /// The last index that has left the log; everything up to there is in images.
     pub purged: Option<LogIndex>,
 }
@@ -101,6 +105,7 @@ impl Node {
             restart: self.restart(),
             image: self.images.newest().map(|image| image.position.index),
             room: self.log.room(),
+            divergence: self.quarantine.divergence(),
             purged: ends.purged.map(|at| at.index),
         };
         let stage = self.stage.borrow().clone();
@@ -128,6 +133,11 @@ impl Node {
             let rest = std::mem::take(&mut status.detail);
             status.detail = if rest.is_empty() { full } else { format!("{full}; {rest}") };
         }
+        if let Some(told) = self.quarantine.told().filter(|_| matches!(status.condition, Condition::Running(_))) {
+            let rest = std::mem::take(&mut status.detail);
+            status.condition = Condition::Quarantined;
+            status.detail = if rest.is_empty() || status.primary.is_some() { told } else { format!("{told}; {rest}") };
+        }
         if let Some(reason) = &status.applied.halted {
             (status.condition, status.detail) = (Condition::Halted, reason.clone());
         }
@@ -147,6 +157,14 @@ impl Node {
     fn trouble(&self, status: &Status, role: Role, silent_for: Option<Duration>) -> String {
         let voters = status.members.iter().filter(|(member, _)| member.voter).count();
         let unconfirmed = role != Role::Learner && status.applied.genesis.is_some() && !*self.serving.borrow();
+        if let Some(module) = status.applied.awaited_module {
+            let why = self.fetches.why_missing(module);
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            return format!(
+                "it stands still until it has the module {module}, which its log activates and no peer has given it yet{why}; `replicator module upload` \
+                 gives it one"
+            );
+        }
         if let Some(why) = self.images.lacking(status.applied.index()) {
             return format!("it needs the whole state from a peer, and can't have it yet: {why}; it goes on asking");
         }
@@ -194,7 +212,7 @@ impl Node {
     /// # Errors
     /// If the machine has halted.
     pub async fn state_hash(&self) -> Result<(Digest, LogIndex), NodeError> {
-        let (hash, index) = self.ask(Work::StateHash).await?;
+        let (hash, index) = self.ask_anyway(Work::StateHash).await?;
         Ok((hash, index.unwrap_or_default()))
     }
 }

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
+use replicator_storage::Record;
 use replicator_types::{DiskId, Epoch, Incarnation, LogIndex, Position};
 use tokio::sync::watch;
 
@@ -229,6 +230,15 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The primary's order to go on from an image, as its log begins later.
     fn on_install(&self, payload: Bytes) -> BoxFuture<'_, Result<Bytes, PeerMessageError>>;
+
+    /// What the machine gets for a committed record of the log.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn committed(&self, record: Record) -> Result<Committed, String>;
+
+    /// Whether this replica shall not become the primary by itself, where another one can.
+    fn stand_back(&self, back: bool);
 
     /// The chain, in chain mode.
     fn chain(&self) -> Option<ChainView>;

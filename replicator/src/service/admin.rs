@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use replicator_machine::Limits;
 use replicator_proto::replicator::v1::{self as pb, admin_service_server::AdminService};
@@ -10,15 +10,12 @@ use replicator_storage::SnapshotPiece;
 use replicator_types::{ClusterId, DiskId, LogIndex, ModuleHash};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{deadline, errors::ApiError};
+use super::{deadline, errors::ApiError, modules};
 use crate::{
-    node::{Condition, Founding, Node, Restart, StoreModuleError},
+    node::{Condition, Divergence, Founding, Node, Restart, UpgradeError},
     replication::{ChainView, Member, Role},
     transport::split_cluster,
 };
-
-/// The largest module that is taken.
-const MODULE_BYTES_MAX: usize = 64 << 20;
 
 pub(super) struct AdminApi {
     pub(super) node: Arc<Node>,
@@ -26,6 +23,10 @@ pub(super) struct AdminApi {
 
 fn bad(message: impl Into<String>) -> Status {
     ApiError::bad(message).into()
+}
+
+fn module_bytes(module: Option<ModuleHash>) -> Bytes {
+    module.map(|module| Bytes::copy_from_slice(&module.0)).unwrap_or_default()
 }
 
 fn member(member: &Member, matched: LogIndex) -> pb::Member {
@@ -86,6 +87,27 @@ fn restart_message(restart: Restart) -> pb::Restart {
     }
 }
 
+fn divergence_message(found: &Divergence) -> pb::Divergence {
+    pb::Divergence {
+        outvoted: found.outvoted,
+        against_node_ids: found.against.iter().map(|(node, _)| node.clone()).collect(),
+        answers_differ: found.answers,
+        equal_log_index: found.equal.unwrap_or_default().0,
+        log_index: found.index.0,
+        exact: found.exact,
+        digest: found.here.0,
+        digest_there: found.there.0,
+        request: found.request.as_ref().map(|request| pb::DivergentRequest {
+            session_id: Bytes::copy_from_slice(&request.session.0),
+            sequence: request.sequence.0,
+            sha256: Bytes::copy_from_slice(&request.sha256),
+            bytes: request.bytes,
+            preview: request.preview.clone(),
+        }),
+        found_us: found.found_us,
+    }
+}
+
 /// 0 means the default.
 fn limits(given: Option<pb::Limits>) -> Limits {
     let (given, default) = (given.unwrap_or_default(), Limits::default());
@@ -103,6 +125,9 @@ fn limits(given: Option<pb::Limits>) -> Limits {
         session_ttl_max_us: or(given.session_ttl_max_ms.saturating_mul(1_000), default.session_ttl_max_us),
         retained_push_bytes: or(given.retained_push_bytes, default.retained_push_bytes),
         tick_us: or(given.tick_ms.saturating_mul(1_000), default.tick_us),
+        snapshot_fuel: or(given.snapshot_fuel, default.snapshot_fuel),
+        restore_fuel: or(given.restore_fuel, default.restore_fuel),
+        chunk_bytes: or32(given.chunk_bytes, default.chunk_bytes),
     }
 }
 
@@ -121,7 +146,7 @@ impl AdminService for AdminApi {
             }
             state_hash = hashed.0.0;
         }
-        let genesis = status.applied.genesis.clone();
+        let previous = module_bytes(status.applied.previous_module());
         let chain = status.chain.take().map(|chain| chain_message(chain, &status.members));
         let (cluster_id, lineage) = split_cluster(status.cluster);
         Ok(Response::new(pb::StatusResponse {
@@ -135,6 +160,7 @@ impl AdminService for AdminApi {
                 Condition::Blank => pb::NodeState::Blank,
                 Condition::Checking => pb::NodeState::Checking,
                 Condition::Halted => pb::NodeState::Halted,
+                Condition::Quarantined => pb::NodeState::Quarantined,
                 Condition::Running(Role::Learner) => pb::NodeState::Learner,
                 Condition::Running(Role::Follower) => pb::NodeState::Follower,
                 Condition::Running(Role::Candidate) => pb::NodeState::Candidate,
@@ -152,7 +178,7 @@ impl AdminService for AdminApi {
             applied_log_index: status.applied.index().unwrap_or_default().0,
             state_digest: status.applied.digest.0,
             state_hash,
-            module_sha256: genesis.map(|genesis| Bytes::copy_from_slice(&genesis.module.0)).unwrap_or_default(),
+            module_sha256: module_bytes(status.applied.active_module()),
             module_description: status.applied.module,
             engine: replicator_machine::engine_fingerprint(),
             sessions: status.applied.sessions,
@@ -168,6 +194,11 @@ impl AdminService for AdminApi {
             purged_log_index: status.purged.unwrap_or_default().0,
             disk_free_bytes: status.room.free_bytes,
             disk_full: !status.room.open,
+            module_since_log_index: status.applied.modules.last().map_or(0, |span| span.from.index.0),
+            previous_module_sha256: previous,
+            awaited_engine: status.applied.awaited_engine.unwrap_or_default(),
+            module_paused_us: status.applied.last_switch.map_or(0, |(_, paused)| modules::micros(paused)),
+            divergence: status.divergence.map(|found| divergence_message(&found)),
         }))
     }
 
@@ -175,21 +206,50 @@ impl AdminService for AdminApi {
         &self,
         request: Request<Streaming<pb::UploadModuleRequest>>,
     ) -> Result<Response<pb::UploadModuleResponse>, Status> {
-        let mut chunks = request.into_inner();
-        let mut module = BytesMut::new();
-        while let Some(chunk) = chunks.message().await? {
-            if module.len() + chunk.chunk.len() > MODULE_BYTES_MAX {
-                return Err(bad(format!("the module has more than {MODULE_BYTES_MAX} bytes")));
-            }
-            module.extend_from_slice(&chunk.chunk);
-        }
-        match self.node.store_module(module.freeze()).await {
-            Ok((hash, description)) => {
-                Ok(Response::new(pb::UploadModuleResponse { sha256: Bytes::copy_from_slice(&hash.0), description }))
-            }
-            Err(StoreModuleError::Refused(refused)) => Err(bad(format!("the module is refused: {refused}"))),
-            Err(StoreModuleError::Storage(error)) => Err(Status::internal(error.to_string())),
-        }
+        modules::upload(&self.node, request).await
+    }
+
+    async fn list_modules(
+        &self,
+        _: Request<pb::ListModulesRequest>,
+    ) -> Result<Response<pb::ListModulesResponse>, Status> {
+        modules::list(&self.node).await
+    }
+
+    async fn activate_module(
+        &self,
+        request: Request<pb::ActivateModuleRequest>,
+    ) -> Result<Response<pb::ActivateModuleResponse>, Status> {
+        modules::activate(&self.node, request).await
+    }
+
+    async fn rollback_module(
+        &self,
+        request: Request<pb::RollbackModuleRequest>,
+    ) -> Result<Response<pb::ActivateModuleResponse>, Status> {
+        modules::roll_back(&self.node, request).await
+    }
+
+    async fn remove_module(
+        &self,
+        request: Request<pb::RemoveModuleRequest>,
+    ) -> Result<Response<pb::RemoveModuleResponse>, Status> {
+        modules::remove(&self.node, request.get_ref()).await
+    }
+
+    async fn upgrade_engine(
+        &self,
+        request: Request<pb::UpgradeEngineRequest>,
+    ) -> Result<Response<pb::UpgradeEngineResponse>, Status> {
+        let deadline = deadline(&request);
+        let pb::UpgradeEngineRequest { from_engine, to_engine } = request.into_inner();
+        let index = self.node.upgrade_engine(from_engine, to_engine, deadline).await;
+        let index = index.map_err(|error| match error {
+            UpgradeError::Node(error) => Status::from(ApiError::of(&self.node, error.into())),
+            UpgradeError::Bad(why) => bad(why),
+            refused @ UpgradeError::Refused(_) => Status::failed_precondition(refused.to_string()),
+        })?;
+        Ok(Response::new(pb::UpgradeEngineResponse { log_index: index.0 }))
     }
 
     async fn bootstrap(
@@ -211,8 +271,7 @@ impl AdminService for AdminApi {
                     witness: member.witness,
                 })
                 .collect(),
-            module: ModuleHash::try_from(&request.module_sha256[..])
-                .map_err(|_| bad("module_sha256 must have 32 bytes"))?,
+            module: modules::hash(&request.module_sha256, "module_sha256")?,
             app_config: request.app_config,
             limits: limits(request.limits),
         };

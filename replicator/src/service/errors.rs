@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use replicator_machine::{Refusal, RequestResult, Trap};
 use replicator_proto::replicator::v1 as pb;
+use replicator_storage::StorageError;
 use replicator_types::{Digest, LogIndex};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::NodeOrBad;
-use crate::node::{Executed, Node, NodeError};
+use crate::node::{ActivateError, Executed, Node, NodeError, RemoveModuleError, StoreModuleError};
 
 /// The `domain` of our google.rpc.ErrorInfo.
 const DOMAIN: &str = "replicator";
@@ -56,6 +57,57 @@ impl ApiError {
         told
     }
 
+    /// Why a module was not stored.
+    pub(super) fn of_store(error: &StoreModuleError) -> Self {
+        use pb::ErrorReason as Reason;
+        let (code, reason) = match error {
+            StoreModuleError::Refused(_) => (Code::InvalidArgument, Reason::ModuleRefused),
+            StoreModuleError::TooLarge => (Code::InvalidArgument, Reason::ModuleTooLarge),
+            StoreModuleError::Corrupt { .. } => (Code::DataLoss, Reason::ModuleCorrupt),
+            StoreModuleError::Storage(StorageError::Full { .. }) => (Code::ResourceExhausted, Reason::DiskFull),
+            StoreModuleError::Storage(_) | StoreModuleError::Thread(_) | StoreModuleError::Host(_) => {
+                (Code::Internal, Reason::NotReady)
+            }
+        };
+        Self::new(code, reason, error.to_string())
+    }
+
+    /// Why a module was not activated.
+    pub(super) fn of_activation(node: &Node, error: ActivateError) -> Self {
+        use pb::ErrorReason as Reason;
+        let words = error.to_string();
+        match error {
+            ActivateError::Node(NodeError::OutcomeUnknown) => Self::of(node, NodeError::OutcomeUnknown.into()).saying(
+                "no outcome in time: the module may have been activated, or may be yet; ask again with the same two hashes, and the answer says so",
+            ),
+            ActivateError::Node(error) => Self::of(node, error.into()),
+            ActivateError::NotReady(_) => Self::new(Code::FailedPrecondition, Reason::ModuleNotReady, words),
+            ActivateError::Unknown(_) => Self::new(Code::NotFound, Reason::ModuleUnknown, words),
+            ActivateError::NoPrevious(_) => Self::new(Code::FailedPrecondition, Reason::ModuleUnknown, words),
+            ActivateError::NotExpected { since, .. } => {
+                Self { log_index: since, ..Self::new(Code::Aborted, Reason::ModuleNotExpected, words) }
+            }
+            ActivateError::Refused { index, .. } => {
+                Self { log_index: index, ..Self::new(Code::FailedPrecondition, Reason::ModuleRefused, words) }
+            }
+        }
+    }
+
+    /// Why a module was not removed.
+    pub(super) fn of_removal(node: &Node, error: RemoveModuleError) -> Self {
+        match error {
+            RemoveModuleError::Node(error) => Self::of(node, error.into()),
+            RemoveModuleError::Needed { .. } => {
+                Self::new(Code::FailedPrecondition, pb::ErrorReason::ModuleNeeded, error.to_string())
+            }
+            RemoveModuleError::Storage(_) => Self::new(Code::Internal, pb::ErrorReason::NotReady, error.to_string()),
+        }
+    }
+
+    fn saying(self, message: &str) -> Self {
+        Self { message: message.to_owned(), ..self }
+    }
+
     /// A trap is a stored outcome: every repeat is told the same.
     fn trapped(trap: &Trap, executed: &Executed) -> Self {
         let message = format!("the module trapped, and left no effect: {trap}");
@@ -76,7 +128,7 @@ fn code_and_reason(error: &NodeError) -> (Code, pb::ErrorReason) {
     match error {
         NodeError::NotReady(_) => (Code::Unavailable, Reason::NotReady),
         NodeError::OutcomeUnknown => (Code::Unavailable, Reason::OutcomeUnknown),
-        NodeError::Halted(_) => (Code::Unavailable, Reason::NodeHalted),
+        NodeError::Halted(_) | NodeError::Quarantined(_) => (Code::Unavailable, Reason::NodeHalted),
         NodeError::Overloaded => (Code::ResourceExhausted, Reason::Overloaded),
         NodeError::DiskFull { .. } => (Code::ResourceExhausted, Reason::DiskFull),
         NodeError::QueryTrapped(_) => (Code::Aborted, Reason::ModuleTrapped),
@@ -101,8 +153,10 @@ fn code_and_reason(error: &NodeError) -> (Code, pb::ErrorReason) {
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let mut metadata = HashMap::new();
-        if error.reason == pb::ErrorReason::ModuleTrapped {
+        if error.reason == pb::ErrorReason::ModuleTrapped || error.log_index.0 > 0 {
             metadata.insert("log_index".to_owned(), error.log_index.to_string());
+        }
+        if error.reason == pb::ErrorReason::ModuleTrapped {
             metadata.insert("state_digest".to_owned(), error.digest.to_string());
         }
         if error.last_sequence > 0 {

@@ -3,6 +3,7 @@
 mod admin;
 mod client;
 mod errors;
+mod modules;
 mod peer;
 #[cfg(feature = "planted-wrong-answers")]
 mod planted;

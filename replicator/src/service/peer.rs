@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::CHUNK_BYTES;
+use super::{CHUNK_BYTES, modules};
 use crate::{
     node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
-    transport::{Envelope, Hello, Join, Proposed, cluster_of, position_message, position_of, split_cluster},
+    transport::{DigestAt, Envelope, Hello, Join, Proposed, cluster_of, position_message, position_of, split_cluster},
 };
 
 pub(super) struct PeerApi {
@@ -243,7 +243,10 @@ impl PeerService for PeerApi {
         let served = self.node.serve_image(at_least, &known_manifest, offset).await;
         let served = served.map_err(|error| Status::internal(error.to_string()))?;
         let served = served.ok_or_else(|| Status::not_found(format!("no image of {at_least} here")))?;
-        let manifest = codec::encode(served.manifest()).into();
+        let manifest = served.manifest();
+        #[cfg(feature = "planted-wrong-answers")]
+        let manifest = &super::planted::given(manifest);
+        let manifest = codec::encode(manifest).into();
         let first = pb::FetchImageResponse { manifest, ..pb::FetchImageResponse::default() };
         let pieces = stream::try_unfold(served, async |mut served| {
             let piece = served.next().await.map_err(|error| Status::internal(error.to_string()))?;
@@ -281,6 +284,41 @@ impl PeerService for PeerApi {
             }
         };
         Ok(Response::new(answer))
+    }
+
+    async fn modules(&self, request: Request<pb::ModulesRequest>) -> Result<Response<pb::ModulesResponse>, Status> {
+        let request = request.into_inner();
+        self.node.admit(&envelope(request.envelope)?).await?;
+        modules::held(&self.node, &request.wanted, request.all).await
+    }
+
+    async fn prepare_module(
+        &self,
+        request: Request<pb::PrepareModuleRequest>,
+    ) -> Result<Response<pb::PrepareModuleResponse>, Status> {
+        let request = request.into_inner();
+        let running = self.node.admit(&envelope(request.envelope)?).await?;
+        modules::prepare(&self.node, running, &request.sha256, request.wait_ms).await
+    }
+
+    async fn digests(&self, request: Request<pb::DigestsRequest>) -> Result<Response<pb::DigestsResponse>, Status> {
+        let pb::DigestsRequest { cluster_id, lineage, log_indexes, kept_log_indexes } = request.into_inner();
+        let cluster = cluster_of(&cluster_id, lineage).map_err(Status::invalid_argument)?;
+        let indexes = |numbers: Vec<u64>| numbers.into_iter().map(LogIndex).collect::<Vec<_>>();
+        let answer = self.node.on_digests(cluster, &indexes(log_indexes), &indexes(kept_log_indexes))?;
+        let digest = |at: DigestAt| pb::DigestAt {
+            log_index: at.index.0,
+            digest: at.digest.0,
+            state_hash: at.state.map(|state| state.0),
+        };
+        Ok(Response::new(pb::DigestsResponse {
+            node_id: self.node.config().name.to_string(),
+            disk_id: answer.disk.0,
+            digests: answer.digests.into_iter().map(digest).collect(),
+            applied_log_index: answer.applied.0,
+            quarantined: answer.quarantined,
+            disputed: answer.disputed,
+        }))
     }
 
     type FetchModuleStream = Answers<pb::FetchModuleResponse>;

@@ -5,8 +5,9 @@ mod peers;
 
 pub use listener::TcpNetwork;
 pub use peers::{
-    Envelope, Hello, HelloAnswer, ImagePart, ImageParts, Join, JoinAnswer, LogAnswer, PeerChannel, Peers, Proposed,
-    TransportError, cluster_of, position_message, position_of, split_cluster,
+    DigestAt, DigestsAnswer, Envelope, HeldModule, Hello, HelloAnswer, ImagePart, ImageParts, Join, JoinAnswer,
+    LogAnswer, PeerChannel, Peers, Prepared, PreparedNode, Proposed, Readiness, TransportError, cluster_of,
+    position_message, position_of, split_cluster,
 };
 
 /// The largest message between peers: a batch of log entries, each of which may be as large as a request.

@@ -1,5 +1,7 @@
 //! Calls to peers, in plain types. The generated ones stay in here.
 
+mod modules;
+
 use std::{
     collections::HashMap,
     ops::Range,
@@ -7,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use replicator_proto::replicator::v1 as pb;
 use replicator_storage::{Record, SnapshotPiece};
-use replicator_types::{ClusterId, DiskId, Incarnation, Lineage, LogIndex, ModuleHash, Position};
+use replicator_types::{ClusterId, Digest, DiskId, Incarnation, Lineage, LogIndex, Position};
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
+pub use self::modules::{HeldModule, Prepared, PreparedNode, Readiness};
 use crate::{seams::Network, transport::PEER_MESSAGE_BYTES_MAX};
 
 type Client = pb::peer_service_client::PeerServiceClient<Channel>;
@@ -293,6 +296,32 @@ pub enum LogAnswer {
     Lacks(String),
 }
 
+/// What a machine came to at one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestAt {
+    /// The index.
+    pub index: LogIndex,
+    /// The running digest after it.
+    pub digest: Digest,
+    /// The state's hash, if one was made there.
+    pub state: Option<Digest>,
+}
+
+/// What a peer's machine came to.
+#[derive(Debug, Clone)]
+pub struct DigestsAnswer {
+    /// Whose it is.
+    pub disk: DiskId,
+    /// What it still knows of the indexes that it was asked for.
+    pub digests: Vec<DigestAt>,
+    /// The last index that it has applied.
+    pub applied: LogIndex,
+    /// Whether its state is known to differ from what a majority has.
+    pub quarantined: bool,
+    /// Whether its state differs from another's, and it isn't known whose is right.
+    pub disputed: bool,
+}
+
 /// A position, as messages hold it.
 #[must_use]
 pub const fn position_message(position: Position) -> pb::LogPosition {
@@ -543,20 +572,33 @@ impl PeerChannel {
         Ok(LogAnswer::Holds { before: answer.before.map(position_of), records })
     }
 
-    /// Fetches a module's bytes. The caller checks their hash.
+    /// Asks what the peer's machine came to at these indexes; it keeps what it has at those that are to be `kept`.
     ///
     /// # Errors
-    /// If the peer doesn't have it, the stream breaks, or it grows past `bytes_max`.
-    pub async fn fetch_module(&self, hash: ModuleHash, bytes_max: usize) -> Result<Bytes, TransportError> {
-        let request = pb::FetchModuleRequest { sha256: Bytes::copy_from_slice(&hash.0) };
-        let mut chunks = within(Duration::from_secs(5), self.client.clone().fetch_module(request)).await?.into_inner();
-        let mut module = BytesMut::new();
-        while let Some(chunk) = within(Duration::from_secs(10), chunks.message()).await? {
-            if module.len() + chunk.chunk.len() > bytes_max {
-                return Err(TransportError::Malformed(format!("the module has more than {bytes_max} bytes")));
-            }
-            module.extend_from_slice(&chunk.chunk);
-        }
-        Ok(module.freeze())
+    /// If there is no answer within `bound`, or the peer is of another history.
+    pub async fn digests(
+        &self,
+        cluster: (ClusterId, Lineage),
+        indexes: &[LogIndex],
+        kept: &[LogIndex],
+        bound: Duration,
+    ) -> Result<DigestsAnswer, TransportError> {
+        let (cluster_id, lineage) = split_cluster(Some(cluster));
+        let numbers = |indexes: &[LogIndex]| indexes.iter().map(|index| index.0).collect();
+        let (log_indexes, kept_log_indexes) = (numbers(indexes), numbers(kept));
+        let request = pb::DigestsRequest { cluster_id, lineage, log_indexes, kept_log_indexes };
+        let answer = within(bound, self.client.clone().digests(request)).await?.into_inner();
+        let digest = |at: pb::DigestAt| DigestAt {
+            index: LogIndex(at.log_index),
+            digest: Digest(at.digest),
+            state: at.state_hash.map(Digest),
+        };
+        Ok(DigestsAnswer {
+            disk: DiskId(answer.disk_id),
+            digests: answer.digests.into_iter().map(digest).collect(),
+            applied: LogIndex(answer.applied_log_index),
+            quarantined: answer.quarantined,
+            disputed: answer.disputed,
+        })
     }
 }

@@ -37,7 +37,8 @@ pub(crate) fn replace_all(paths: &[PathBuf], bytes: &[u8]) -> Result<(), Storage
     paths.first().map_or(Ok(()), |path| sync_dir(path.parent().expect("a file in a node's folder has a parent")))
 }
 
-fn temporary_name(path: &Path) -> PathBuf {
+/// The name under which a file is written.
+pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(TEMPORARY);

@@ -195,6 +195,16 @@ impl StorageError {
         matches!(self, Self::Io { action: "fsync", source, .. } if !crate::disk_room::is_full(source))
     }
 
+    /// Whether the disk had no room for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Io { source, .. } => crate::disk_room::is_full(source),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, action, source }

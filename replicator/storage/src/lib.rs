@@ -13,19 +13,21 @@ mod log;
 mod meta;
 mod module_store;
 mod node_dir;
+mod quarantine;
 mod repairs;
 mod saved;
 mod sealed_file;
 mod snapshot;
 mod spare;
+mod stopped_node;
 mod verify;
 
 pub use disk_log::{
     DiskLog, DiskLogOptions, EntrySource, FlushCheck, GivenEntries, LogDump, LogReport, LoggedRecord, Matching,
-    MendError, OpenReport, RecordKind, SegmentReport, TornTail, Withheld,
+    MendError, OpenReport, RecordKind, SegmentReport, StoppedLog, TornTail, Withheld,
 };
 pub use error::{NO_ROOM, StorageError};
-pub use log::{Durable, Log, LogEnds, LogRoom, Record};
+pub use log::{Durable, Log, LogEnds, LogRoom, ReadLog, Record};
 pub use meta::{MemberMemory, Meta, PeerMemory};
 pub use module_store::ModuleStore;
 pub use node_dir::{NodeDir, restrict_umask};
@@ -35,4 +37,5 @@ pub use snapshot::{
     SnapshotData, SnapshotEntry, SnapshotInfo, SnapshotManifest, SnapshotOptions, SnapshotPiece, SnapshotReader,
     SnapshotReceiver, SnapshotStore, SnapshotWriter,
 };
+pub use stopped_node::StoppedNode;
 pub use verify::{ModulesReport, NodeReport, SnapshotsReport};

@@ -112,3 +112,25 @@ pub trait Log: Send + Sync + 'static {
     /// If the log has failed before, or was purged through an equal index or greater epoch that contradicts `through`.
     fn purge_through(&self, through: Position) -> Result<(), StorageError>;
 }
+
+/// What can be read of a log, whether it is open ([`Log`]) or only looked at ([`crate::StoppedLog`]).
+pub trait ReadLog {
+    /// See [`Log::ends`].
+    fn ends(&self) -> LogEnds;
+
+    /// See [`Log::read`].
+    ///
+    /// # Errors
+    /// If a record can't be read or is damaged.
+    fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError>;
+}
+
+impl<L: Log + ?Sized> ReadLog for L {
+    fn ends(&self) -> LogEnds {
+        Log::ends(self)
+    }
+
+    fn read(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
+        Log::read(self, from, to, bytes_max)
+    }
+}

@@ -116,6 +116,11 @@ impl Meta {
         }
     }
 
+    /// The names of the logs in the folder.
+    pub fn logs(&self) -> impl Iterator<Item = &str> {
+        self.logs.keys().map(String::as_str)
+    }
+
     /// Asserts that `next` may follow this one.
     ///
     /// # Panics

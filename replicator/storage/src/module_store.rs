@@ -10,7 +10,7 @@ use bytes::Bytes;
 use replicator_types::ModuleHash;
 use sha2::{Digest, Sha256};
 
-use crate::{NodeDir, StorageError, atomic_file};
+use crate::{NodeDir, StorageError, atomic_file, disk_room};
 
 const FOLDER: &str = "modules";
 const ENDING: &str = ".wasm";
@@ -45,7 +45,7 @@ impl ModuleStore {
     /// replaced by these bytes, which are its own.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If it can't be written; [`StorageError::Full`] if the disk hasn't room for it.
     pub fn put(&self, bytes: &[u8]) -> Result<ModuleHash, StorageError> {
         let hash = hash_of(bytes);
         let path = self.path_of(hash);
@@ -55,9 +55,22 @@ impl ModuleStore {
             fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StorageError::io("fsync", &path))?;
             atomic_file::sync_dir(&self.shared.path)?;
         } else {
-            atomic_file::replace(&path, bytes)?;
+            self.replace(&path, bytes)?;
         }
         Ok(hash)
+    }
+
+    /// A full disk gets back what a part of the module took.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        let needed = bytes.len() as u64;
+        disk_room::require(&self.shared.path, needed)?;
+        atomic_file::replace(path, bytes).map_err(|error| {
+            let error = disk_room::full_or(error, &self.shared.path, needed);
+            if matches!(error, StorageError::Full { .. }) {
+                let _ = fs::remove_file(atomic_file::temporary_name(path)); // Else the next start removes it.
+            }
+            error
+        })
     }
 
     /// The module's bytes, checked against its hash; `None` if it isn't here.
@@ -66,6 +79,19 @@ impl ModuleStore {
     /// [`StorageError::Damaged`] if the file's bytes are others. [`Self::put`] the right ones, from a peer, to repair it.
     pub fn get(&self, hash: ModuleHash) -> Result<Option<Bytes>, StorageError> {
         read(&self.path_of(hash), hash)
+    }
+
+    /// The length of a module's file; `None` if it isn't here. Its bytes are not checked.
+    ///
+    /// # Errors
+    /// If the file system can't tell.
+    pub fn bytes(&self, hash: ModuleHash) -> Result<Option<u64>, StorageError> {
+        let path = self.path_of(hash);
+        match fs::metadata(&path) {
+            Ok(file) => Ok(Some(file.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError::io("look at", path)(error)),
+        }
     }
 
     /// The hashes of all modules here, sorted. Their bytes are not checked.

@@ -53,6 +53,15 @@ pub trait Format: Serialize + DeserializeOwned {
     const WHAT: &'static str;
     /// The version that this program writes and reads.
     const VERSION: u8 = 1;
+
+    /// Decodes what an older version wrote, if this program still reads that one. `body` is what follows the version byte.
+    ///
+    /// # Errors
+    /// If the bytes are damaged, too few or too many.
+    #[must_use]
+    fn decode_older(_found: u8, _body: &[u8]) -> Option<Result<Self, CodecError>> {
+        None
+    }
 }
 
 /// What a thread's scratch buffer keeps between two values.
@@ -87,13 +96,22 @@ pub fn encode<T: Format>(value: &T) -> Vec<u8> {
 /// Decodes what [`encode`] wrote: all of `bytes`, and nothing else.
 ///
 /// # Errors
-/// If the version is another one, or the bytes are damaged, too few or too many.
+/// If the version is one that isn't read, or the bytes are damaged, too few or too many.
 pub fn decode<T: Format>(bytes: &[u8]) -> Result<T, CodecError> {
     let what = T::WHAT;
     let (&found, body) = bytes.split_first().ok_or(CodecError::Empty { what })?;
-    if found != T::VERSION {
-        return Err(CodecError::Version { what, found, expected: T::VERSION });
+    if found == T::VERSION {
+        return decode_body(what, body);
     }
+    let expected = T::VERSION;
+    T::decode_older(found, body).unwrap_or(Err(CodecError::Version { what, found, expected }))
+}
+
+/// Decodes a value that has no version byte of its own: all of `body`, and nothing else.
+///
+/// # Errors
+/// If the bytes are damaged, too few or too many.
+pub fn decode_body<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, CodecError> {
     let (value, used) = bincode::serde::decode_from_slice(body, config())
         .map_err(|source| CodecError::Damaged { what, source: Box::new(source) })?;
     match body.len() - used {
@@ -138,6 +156,30 @@ mod tests {
     fn another_version_is_refused_by_number() {
         let error = decode::<Sample>(&[9, 0, 0, 0]).unwrap_err().to_string();
         assert_eq!(error, "sample: format version 9, this program reads 3; use the program that wrote it");
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Grown {
+        number: u64,
+        later: u64,
+    }
+
+    impl Format for Grown {
+        const WHAT: &'static str = "grown";
+        const VERSION: u8 = 4;
+
+        fn decode_older(found: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
+            (found == 3).then(|| Ok(Self { number: decode_body(Self::WHAT, body)?, later: 9 }))
+        }
+    }
+
+    #[test]
+    fn an_older_version_that_is_still_read_is() {
+        let grown = Grown { number: 7, later: 8 };
+        assert_eq!(decode::<Grown>(&encode(&grown)).unwrap(), grown);
+        assert_eq!(decode::<Grown>(&[3, 7]).unwrap(), Grown { number: 7, later: 9 });
+        assert!(matches!(decode::<Grown>(&[3, 7, 8]), Err(CodecError::Trailing { extra: 1, .. })));
+        assert!(matches!(decode::<Grown>(&[2, 7]), Err(CodecError::Version { found: 2, expected: 4, .. })));
     }
 
     #[test]

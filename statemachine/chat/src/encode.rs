@@ -10,6 +10,7 @@ use crate::mailbox::Stored;
 /// Keys of the fields: number << 3, with 0 for a varint and 2 for what has a length.
 mod key {
     pub(super) const PUSH_MESSAGE: u8 = 1 << 3 | 2;
+    pub(super) const PUSH_EDITED: u8 = 6 << 3 | 2;
     pub(super) const RESPONSE_MESSAGES: u8 = 6 << 3 | 2;
     pub(super) const MESSAGES_MESSAGES: u8 = 1 << 3 | 2;
     pub(super) const MESSAGES_UNREAD: u8 = 2 << 3;
@@ -20,6 +21,8 @@ mod key {
     pub(super) const TEXT: u8 = 4 << 3 | 2;
     pub(super) const TIME_US: u8 = 5 << 3;
     pub(super) const UNREAD: u8 = 6 << 3;
+    pub(super) const REACTION: u8 = 7 << 3 | 2;
+    pub(super) const EDITED_US: u8 = 8 << 3;
 }
 
 /// A `chat.v1.Message` that borrows what it says.
@@ -39,6 +42,12 @@ impl MessageView<'_> {
             + bytes_len(&self.message.text)
             + varint_len(self.message.time_us as u64)
             + 2 * usize::from(self.unread)
+            + bytes_len(self.reaction())
+            + varint_len(self.message.edited_us as u64)
+    }
+
+    fn reaction(&self) -> &str {
+        self.message.reaction.as_deref().unwrap_or_default()
     }
 
     /// The length with the key and the length in front.
@@ -56,12 +65,20 @@ impl MessageView<'_> {
         put_bytes(key::TEXT, &self.message.text, out);
         put_varint(key::TIME_US, self.message.time_us as u64, out);
         put_varint(key::UNREAD, self.unread.into(), out);
+        put_bytes(key::REACTION, self.reaction(), out);
+        put_varint(key::EDITED_US, self.message.edited_us as u64, out);
     }
 
     /// Writes the push of this message.
     pub(crate) fn encode_push(&self, out: &mut Vec<u8>) {
         out.reserve(self.nested_len() + 8);
         self.encode_nested(key::PUSH_MESSAGE, out);
+    }
+
+    /// Writes the push that says that this message was edited.
+    pub(crate) fn encode_edited_push(&self, out: &mut Vec<u8>) {
+        out.reserve(self.nested_len() + 8);
+        self.encode_nested(key::PUSH_EDITED, out);
     }
 }
 
@@ -117,9 +134,12 @@ mod tests {
     use crate::accounts::Identity;
 
     fn messages() -> impl Strategy<Value = Vec<Message>> {
-        let message = (0..u64::MAX, ".{0,40}", any::<bool>(), ".{0,200}", any::<i64>(), any::<bool>()).prop_map(
-            |(id, from, from_deleted, text, time_us, unread)| Message { id, from, from_deleted, text, time_us, unread },
-        );
+        let who = (".{0,40}", any::<bool>());
+        let what = (".{0,200}", any::<i64>(), any::<bool>(), ".{0,9}", any::<i64>());
+        let message = (0..u64::MAX, who, what).prop_map(|(id, who, what)| {
+            let ((from, from_deleted), (text, time_us, unread, reaction, edited_us)) = (who, what);
+            Message { id, from, from_deleted, text, time_us, unread, reaction, edited_us }
+        });
         prop::collection::vec(message, 0..5)
     }
 
@@ -134,6 +154,8 @@ mod tests {
                 from: Identity { id: 1, name: message.from.as_str().into() },
                 text: message.text.clone(),
                 time_us: message.time_us,
+                reaction: (!message.reaction.is_empty()).then(|| message.reaction.as_str().into()),
+                edited_us: message.edited_us,
             }).collect();
             let views = messages.iter().zip(&stored).map(|(message, stored)| MessageView {
                 id: message.id,
@@ -145,6 +167,10 @@ mod tests {
                 let mut bytes = Vec::new();
                 view.encode_push(&mut bytes);
                 let expected = ChatPush { event: Some(chat_push::Event::Message(message.clone())) };
+                prop_assert_eq!(bytes, expected.encode_to_vec());
+                let mut bytes = Vec::new();
+                view.encode_edited_push(&mut bytes);
+                let expected = ChatPush { event: Some(chat_push::Event::Edited(message.clone())) };
                 prop_assert_eq!(bytes, expected.encode_to_vec());
             }
             let mut bytes = Vec::new();

@@ -6,12 +6,12 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 use prost::Message;
 use replicator_proto::chat::v1::{
-    Announce, ChatQuery, ChatRequest, DeleteAccount, DeleteMessages, ListAccounts, ListMessages, Login, Logout,
-    MarkRead, Presence, ReadNext, Register, Send, Typing, WhoAmI, chat_query, chat_request::Action,
+    Announce, ChatQuery, ChatRequest, DeleteAccount, DeleteMessages, Edit, ListAccounts, ListMessages, Login, Logout,
+    MarkRead, Presence, React, ReadNext, Register, Send, Typing, WhoAmI, chat_query, chat_request::Action,
 };
 use statemachine::{SessionId, testing::Harness};
 
-use crate::Chat;
+use crate::{Chat, release::SCHEMA};
 
 /// Small limits, so that scripts run into them.
 const CONFIG: &[u8] = b"max_text_bytes=1000\nmax_mailbox_messages=4\nmax_accounts=3\nmax_account_sessions=2\n\
@@ -65,6 +65,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..4u32).prop_map(|limit| Action::ReadNext(ReadNext { limit })),
         1 => ids().prop_map(|message_ids| Action::MarkRead(MarkRead { message_ids })),
         2 => ids().prop_map(|message_ids| Action::DeleteMessages(DeleteMessages { message_ids })),
+        2 => (0..20u64, prop_oneof![Just(""), Just("\u{1f44d}"), Just("a b")]).prop_map(|(message_id, reaction)| {
+            Action::React(React { message_id, reaction: reaction.to_owned() })
+        }),
+        2 => (name.clone(), 0..20u64, 0..1_100usize).prop_map(|(to, message_id, len)| {
+            Action::Edit(Edit { to: NAMES[to].to_owned(), message_id, text: "y".repeat(len) })
+        }),
         1 => Just(Action::Logout(Logout {})),
         1 => Just(Action::DeleteAccount(DeleteAccount {})),
     ];
@@ -173,7 +179,7 @@ proptest! {
             other.step(step);
         }
         let chunks = one.harness.snapshot_in_chunks(max);
-        let mut restored = Harness::<Chat>::restored(CONFIG, 1, &chunks).unwrap();
+        let mut restored = Harness::<Chat>::restored(CONFIG, SCHEMA, &chunks).unwrap();
         prop_assert_eq!(restored.snapshot_in_chunks(max), chunks);
         one.harness = one.harness.swap(CONFIG).unwrap();
         one.harness.machine().check();

@@ -6,7 +6,7 @@
 //! ```text
 //! bytes ─▶ requests ─┬▶ accounts ─▶ mailbox          snapshot: all of it, as records
 //!          queries ──┴▶ logins                       config: the limits, from the cluster's genesis
-//!            notices: what queries push in passing
+//!            notices: what queries push in passing    release: which version this is
 //! ```
 //!
 //! Nothing is without a bound: texts, mailboxes, accounts, sessions of an account, all texts together, the length of an
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod changes;
 mod config;
 mod credentials;
 mod encode;
@@ -24,6 +25,7 @@ mod mailbox;
 mod notices;
 mod queries;
 mod refusal;
+mod release;
 mod requests;
 mod snapshot;
 mod wildcard;
@@ -49,7 +51,8 @@ export!(Chat);
 impl StateMachine for Chat {
     const APP: &'static str = "chat";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SCHEMA: u32 = 1;
+    const SCHEMA: u32 = release::SCHEMA;
+    const ACCEPTS_FROM: &'static [u32] = release::ACCEPTS_FROM;
 
     fn init(config: &[u8]) -> Result<Self, String> {
         Ok(Self {
@@ -81,7 +84,7 @@ impl StateMachine for Chat {
         self.records()
     }
 
-    fn restore(&mut self, _schema: u32, record: &[u8]) -> Result<(), String> {
-        self.restore_record(record)
+    fn restore(&mut self, schema: u32, record: &[u8]) -> Result<(), String> {
+        self.restore_record(schema, record)
     }
 }

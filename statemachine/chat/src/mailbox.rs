@@ -8,7 +8,7 @@ use std::{
 
 use crate::accounts::Identity;
 
-/// What a message is counted with beside its text: id, sender, time, and its share of the map.
+/// What a message is counted with beside its text: id, sender, times, a reaction, and its share of the map.
 const MESSAGE_OVERHEAD_BYTES: u64 = 128;
 
 /// A message, without its id.
@@ -17,9 +17,18 @@ pub(crate) struct Stored {
     pub(crate) from: Identity,
     pub(crate) text: String,
     pub(crate) time_us: i64,
+    /// The recipient's.
+    pub(crate) reaction: Option<Box<str>>,
+    /// When the text was last changed; 0: never.
+    pub(crate) edited_us: i64,
 }
 
 impl Stored {
+    /// A message as it is sent.
+    pub(crate) fn new(from: Identity, text: String, time_us: i64) -> Self {
+        Self { from, text, time_us, reaction: None, edited_us: 0 }
+    }
+
     /// What the message counts against the limit on all messages.
     pub(crate) fn stored_bytes(&self) -> u64 {
         stored_bytes(&self.text)
@@ -52,6 +61,16 @@ impl Mailbox {
     /// What all messages count together.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.unread.values().chain(self.read.values()).map(Stored::stored_bytes).sum()
+    }
+
+    /// A message, for a change.
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Stored> {
+        self.unread.get_mut(&id).or_else(|| self.read.get_mut(&id))
+    }
+
+    /// Whether a message is there and unread.
+    pub(crate) fn is_unread(&self, id: u64) -> bool {
+        self.unread.contains_key(&id)
     }
 
     /// Adds an unread message.
@@ -153,7 +172,7 @@ mod tests {
     use super::*;
 
     fn message(text: &str) -> Stored {
-        Stored { from: Identity { id: 1, name: "a".into() }, text: text.to_owned(), time_us: 0 }
+        Stored::new(Identity { id: 1, name: "a".into() }, text.to_owned(), 0)
     }
 
     fn mailbox(ids: std::ops::RangeInclusive<u64>) -> Mailbox {

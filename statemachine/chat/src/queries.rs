@@ -30,7 +30,7 @@ impl Chat {
         }
         let query =
             ChatQuery::decode(query).map_err(|error| Refusal::invalid(format!("not a chat.v1.ChatQuery: {error}")))?;
-        match query.action.ok_or_else(|| Refusal::invalid("the query has no action that this server knows"))? {
+        match query.action.ok_or_else(Refusal::unknown_action)? {
             Action::ListAccounts(list) => self.list_accounts(&list, output),
             Action::ListMessages(list) => self.list_messages(context.session, &list, output),
             Action::WhoAmI(_) => self.who_am_i(context.session, output),

@@ -50,6 +50,18 @@ impl Refusal {
         Self::new(ChatErrorCode::LimitReached, message)
     }
 
+    pub(crate) fn mailboxes_full() -> Self {
+        Self::limit_reached("all mailboxes together are full; try again when some have been deleted")
+    }
+
+    pub(crate) fn unknown_action() -> Self {
+        Self::new(ChatErrorCode::UnknownAction, "this is nothing that the running version of the server knows")
+    }
+
+    pub(crate) fn no_such_message(message: &'static str) -> Self {
+        Self::new(ChatErrorCode::NoSuchMessage, message)
+    }
+
     /// Answers with this refusal.
     pub(crate) fn reply(self, output: &mut Output) {
         let error = ChatError { code: self.code.into(), message: self.message.into_owned() };

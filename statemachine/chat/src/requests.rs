@@ -14,6 +14,7 @@ use crate::{
     encode::{self, MessageView},
     mailbox::{Stored, stored_bytes},
     refusal::{Refusal, reply},
+    release::IS_V1,
 };
 
 /// Of messages or names that one request names or asks for.
@@ -30,7 +31,7 @@ impl Chat {
         }
         let request = ChatRequest::decode(request)
             .map_err(|error| Refusal::invalid(format!("not a chat.v1.ChatRequest: {error}")))?;
-        match request.action.ok_or_else(|| Refusal::invalid("the request has no action that this server knows"))? {
+        match request.action.ok_or_else(Refusal::unknown_action)? {
             Action::Register(register) => self.register(&register, output),
             Action::Login(login) => self.login(context.session, &login, output),
             Action::Logout(_) => self.logout(context.session, output),
@@ -39,6 +40,9 @@ impl Chat {
             Action::MarkRead(mark_read) => self.mark_read(context.session, &mark_read.message_ids, output),
             Action::DeleteMessages(delete) => self.delete_messages(context.session, &delete.message_ids, output),
             Action::DeleteAccount(_) => self.delete_account(context.session, output),
+            Action::React(_) | Action::Edit(_) if IS_V1 => Err(Refusal::unknown_action()),
+            Action::React(react) => self.react(context.session, react, output),
+            Action::Edit(edit) => self.edit(context, edit, output),
         }
     }
 
@@ -92,10 +96,7 @@ impl Chat {
 
     fn send(&mut self, context: &Context, send: Send, output: &mut Output) -> Result<(), Refusal> {
         let from = self.logins.get(context.session)?;
-        let text_bytes_max = self.config.text_bytes_max;
-        if send.text.is_empty() || send.text.len() as u64 > text_bytes_max {
-            return Err(Refusal::invalid(format!("a text has 1 to {text_bytes_max} bytes")));
-        }
+        self.check_text(&send.text)?;
         let recipient = self.accounts.get_mut(&send.to).ok_or_else(Refusal::no_such_account)?;
         if recipient.mailbox.len() as u64 >= self.config.mailbox_messages_max {
             return Err(Refusal::mailbox_full(
@@ -104,19 +105,26 @@ impl Chat {
         }
         let stored_bytes = self.stored_bytes + stored_bytes(&send.text);
         if stored_bytes > self.config.stored_bytes_max {
-            return Err(Refusal::limit_reached(
-                "all mailboxes together are full; try again when some have been deleted",
-            ));
+            return Err(Refusal::mailboxes_full());
         }
 
         let message_id = self.next_message_id;
         self.next_message_id += 1;
         self.stored_bytes = stored_bytes;
-        let message = Stored { from: from.clone(), text: send.text, time_us: context.time_us };
+        let message = Stored::new(from.clone(), send.text, context.time_us);
         let view = MessageView { id: message_id, message: &message, from_deleted: false, unread: true };
         let pushed_to = output.push_to_each(recipient.sessions.iter().copied(), |list| view.encode_push(list));
         recipient.mailbox.deliver(message_id, message);
         reply(output, chat_response::Result::Sent(Sent { message_id, pushed_to }));
+        Ok(())
+    }
+
+    /// Checks the text of a message.
+    pub(crate) fn check_text(&self, text: &str) -> Result<(), Refusal> {
+        let text_bytes_max = self.config.text_bytes_max;
+        if text.is_empty() || text.len() as u64 > text_bytes_max {
+            return Err(Refusal::invalid(format!("a text has 1 to {text_bytes_max} bytes")));
+        }
         Ok(())
     }
 

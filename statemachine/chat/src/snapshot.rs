@@ -1,4 +1,4 @@
-//! All logical state as records, schema 1. The configuration is not in there: the module that restores has its own.
+//! All logical state as records. The configuration is not in there: the module that restores has its own.
 //!
 //! Little-endian, the first byte says what it is:
 //!
@@ -8,6 +8,11 @@
 //! | account | `1; u64 id; [u8; 32] public key; name` | by name |
 //! | login | `2; [u8; 16] session; u64 account id` | by session |
 //! | message | `3; u64 owner's id; u64 id; u8 unread; i64 time_us; u64 sender's id; u8 n; n bytes sender's name; text` | by owner's name, id |
+//! | reaction | `16; u64 owner's id; u64 message id; reaction` | by owner's name, id |
+//! | edit | `17; u64 owner's id; u64 message id; i64 edited_us` | by owner's name, id |
+//!
+//! Schema 1 has the first four kinds. Schema 2 has **additions** too, kinds from 16 on: what a reader can do without. Version 1 reads
+//! schema 2 and skips them, which is how version 2 can be rolled back. Whatever changes the first four kinds is schema 3.
 
 use std::iter;
 
@@ -16,14 +21,20 @@ use statemachine::SessionId;
 use crate::{
     Chat,
     accounts::{AccountId, Identity, check_name},
+    changes::check_reaction,
     credentials::PublicKey,
     mailbox::Stored,
+    release::{IS_V1, SCHEMA},
 };
 
 const COUNTERS: u8 = 0;
 const ACCOUNT: u8 = 1;
 const LOGIN: u8 = 2;
 const MESSAGE: u8 = 3;
+/// The first kind of record that a reader of schema 2 may skip.
+const ADDITIONS: u8 = 16;
+const REACTION: u8 = 16;
+const EDIT: u8 = 17;
 
 impl Chat {
     /// The state, record by record.
@@ -40,14 +51,29 @@ impl Chat {
         let messages = self.accounts.by_name.values().flat_map(|account| {
             account.mailbox.after(0).map(|(id, message, unread)| message_record(account.id, id, message, unread))
         });
-        iter::once(counters.concat()).chain(accounts).chain(logins).chain(messages)
+        // Version 1 holds none, so it writes none.
+        let reactions =
+            self.additions(REACTION, |message| message.reaction.as_ref().map(|text| text.as_bytes().to_vec()));
+        let edits =
+            self.additions(EDIT, |message| (message.edited_us != 0).then(|| message.edited_us.to_le_bytes().to_vec()));
+        iter::once(counters.concat()).chain(accounts).chain(logins).chain(messages).chain(reactions).chain(edits)
     }
 
-    /// Takes the next record.
+    /// A record for each message that has something to say of this kind.
+    fn additions(&self, kind: u8, what: impl Fn(&Stored) -> Option<Vec<u8>> + Copy) -> impl Iterator<Item = Vec<u8>> {
+        self.accounts.by_name.values().flat_map(move |account| {
+            account.mailbox.after(0).filter_map(move |(id, message, _)| {
+                let what = what(message)?;
+                Some([&[kind][..], &account.id.to_le_bytes(), &id.to_le_bytes(), &what].concat())
+            })
+        })
+    }
+
+    /// Takes the next record of a snapshot of this schema.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn restore_record(&mut self, record: &[u8]) -> Result<(), String> {
+    pub(crate) fn restore_record(&mut self, schema: u32, record: &[u8]) -> Result<(), String> {
         let Some((kind, fields)) = record.split_first() else { return Err("a record is empty".to_owned()) };
         let fields = Fields(fields);
         match *kind {
@@ -55,7 +81,11 @@ impl Chat {
             ACCOUNT => self.restore_account(fields),
             LOGIN => self.restore_login(fields),
             MESSAGE => self.restore_message(fields),
-            kind => Err(format!("there is no record of kind {kind}")),
+            // A later version than this one wrote it.
+            ADDITIONS.. if schema > SCHEMA => Ok(()),
+            REACTION if schema >= 2 && !IS_V1 => self.restore_reaction(fields),
+            EDIT if schema >= 2 && !IS_V1 => self.restore_edit(fields),
+            kind => Err(format!("schema {schema} has no record of kind {kind}")),
         }
     }
 
@@ -96,13 +126,42 @@ impl Chat {
         if *from.name != *from_name {
             return Err(format!("message {id} is from {from_name:?}, and account {from_id} is {:?}", from.name));
         }
-        let message = Stored { from, text, time_us };
+        let message = Stored::new(from, text, time_us);
         let account = self.accounts.get_mut(&owner.name).expect("an identity names an account");
         self.stored_bytes += message.stored_bytes();
         if id == 0 || id >= self.next_message_id || !account.mailbox.insert(id, message, unread) {
             return Err(format!("message {id} of account {} doesn't fit among the others", owner.id));
         }
         Ok(())
+    }
+
+    fn restore_reaction(&mut self, mut fields: Fields<'_>) -> Result<(), String> {
+        let message = self.message_of(&mut fields)?;
+        let reaction = fields.rest()?;
+        check_reaction(reaction).map_err(|refusal| refusal.to_string())?;
+        if reaction.is_empty() || message.reaction.is_some() {
+            return Err(format!("{reaction:?} is no reaction, or not the only one of its message"));
+        }
+        message.reaction = Some(reaction.into());
+        Ok(())
+    }
+
+    fn restore_edit(&mut self, mut fields: Fields<'_>) -> Result<(), String> {
+        let message = self.message_of(&mut fields)?;
+        let edited_us = i64::from_le_bytes(fields.array()?);
+        if edited_us == 0 || message.edited_us != 0 {
+            return Err(format!("{edited_us} is no time, or not the only one at which its message was edited"));
+        }
+        message.edited_us = edited_us;
+        fields.end()
+    }
+
+    /// The message that an addition is about.
+    fn message_of(&mut self, fields: &mut Fields<'_>) -> Result<&mut Stored, String> {
+        let (owner, id) = (fields.number()?, fields.number()?);
+        let owner = self.accounts.identity(owner).ok_or_else(|| format!("an addition belongs to account {owner}"))?;
+        let account = self.accounts.get_mut(&owner.name).expect("an identity names an account");
+        account.mailbox.get_mut(id).ok_or_else(|| format!("an addition belongs to message {id} of {:?}", owner.name))
     }
 }
 

@@ -54,14 +54,25 @@ pub const fn describe<M: StateMachine>() -> Description {
         .text(" schema=")
         .number(M::SCHEMA)
         .text(" accepts_from=");
-    let mut i = 0;
+    let (mut i, mut own_is_told) = (0, false);
     while i < M::ACCEPTS_FROM.len() {
-        assert!(i == 0 || M::ACCEPTS_FROM[i - 1] < M::ACCEPTS_FROM[i], "ACCEPTS_FROM ascends");
-        assert!(M::ACCEPTS_FROM[i] < M::SCHEMA, "ACCEPTS_FROM names schemas older than SCHEMA");
-        description = description.number(M::ACCEPTS_FROM[i]).text(",");
+        let other = M::ACCEPTS_FROM[i];
+        assert!(i == 0 || M::ACCEPTS_FROM[i - 1] < other, "ACCEPTS_FROM ascends");
+        assert!(other != M::SCHEMA, "ACCEPTS_FROM names other schemas than SCHEMA");
+        if i > 0 {
+            description = description.text(",");
+        }
+        if !own_is_told && other > M::SCHEMA {
+            description = description.number(M::SCHEMA).text(",");
+            own_is_told = true;
+        }
+        description = description.number(other);
         i += 1;
     }
-    description = description.number(M::SCHEMA);
+    if !own_is_told {
+        description = if i > 0 { description.text(",") } else { description };
+        description = description.number(M::SCHEMA);
+    }
     if M::TICKS { description.text(" ticks=1") } else { description }
 }
 
@@ -85,26 +96,41 @@ mod tests {
     use super::*;
     use crate::{Context, Output};
 
-    struct Full;
+    /// A machine that does nothing, with these constants.
+    macro_rules! machine {
+        ($name:ident: $version:literal, $schema:literal, $accepts_from:expr, $ticks:literal) => {
+            struct $name;
 
-    impl StateMachine for Full {
-        const APP: &'static str = "full";
-        const VERSION: &'static str = "1.2.0-rc.1";
-        const SCHEMA: u32 = 4_294_967_295;
-        const ACCEPTS_FROM: &'static [u32] = &[0, 10];
-        const TICKS: bool = true;
+            impl StateMachine for $name {
+                const APP: &'static str = "full";
+                const VERSION: &'static str = $version;
+                const SCHEMA: u32 = $schema;
+                const ACCEPTS_FROM: &'static [u32] = $accepts_from;
+                const TICKS: bool = $ticks;
 
-        fn init(_: &[u8]) -> Result<Self, String> {
-            Ok(Self)
-        }
-        fn apply(&mut self, _: &Context, _: &[u8], _: &mut Output) {}
-        fn query(&self, _: &Context, _: &[u8], _: &mut Output) {}
-        fn snapshot(&self) -> impl Iterator<Item = Vec<u8>> {
-            std::iter::empty()
-        }
-        fn restore(&mut self, _: u32, _: &[u8]) -> Result<(), String> {
-            Ok(())
-        }
+                fn init(_: &[u8]) -> Result<Self, String> {
+                    Ok(Self)
+                }
+                fn apply(&mut self, _: &Context, _: &[u8], _: &mut Output) {}
+                fn query(&self, _: &Context, _: &[u8], _: &mut Output) {}
+                fn snapshot(&self) -> impl Iterator<Item = Vec<u8>> {
+                    std::iter::empty()
+                }
+                fn restore(&mut self, _: u32, _: &[u8]) -> Result<(), String> {
+                    Ok(())
+                }
+            }
+        };
+    }
+
+    machine!(Full: "1.2.0-rc.1", 4_294_967_295, &[0, 10], true);
+    machine!(Alone: "1", 7, &[], false);
+    machine!(First: "1", 1, &[2, 3], false);
+    machine!(Between: "2", 2, &[1, 3], false);
+    machine!(Twice: "1", 1, &[1], false);
+
+    fn text<M: StateMachine>() -> String {
+        String::from_utf8(describe::<M>().as_bytes().to_vec()).unwrap()
     }
 
     #[test]
@@ -112,6 +138,23 @@ mod tests {
         static DESCRIPTION: Description = describe::<Full>();
         let expected = "app=full version=1.2.0-rc.1 schema=4294967295 accepts_from=0,10,4294967295 ticks=1";
         assert_eq!(std::str::from_utf8(DESCRIPTION.as_bytes()), Ok(expected));
+    }
+
+    #[test]
+    fn own_schema_is_in_its_place_among_those_that_are_read() {
+        for (told, expected) in [
+            (text::<Alone>(), "schema=7 accepts_from=7"),
+            (text::<First>(), "schema=1 accepts_from=1,2,3"),
+            (text::<Between>(), "schema=2 accepts_from=1,2,3"),
+        ] {
+            assert!(told.ends_with(expected), "{told}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "other schemas than SCHEMA")]
+    fn own_schema_named_again_is_refused() {
+        text::<Twice>();
     }
 
     #[test]

@@ -88,9 +88,9 @@ impl<M: StateMachine> Guest<M> {
             return Err("rsm_init comes before rsm_restore".to_owned());
         }
         if schema != M::SCHEMA && !M::ACCEPTS_FROM.contains(&schema) {
-            let (app, version, own, older) = (M::APP, M::VERSION, M::SCHEMA, M::ACCEPTS_FROM);
+            let (app, version, own, others) = (M::APP, M::VERSION, M::SCHEMA, M::ACCEPTS_FROM);
             return Err(format!(
-                "{app} {version} reads snapshots of schema {own} and of the older {older:?}, this one is of {schema}"
+                "{app} {version} reads snapshots of schema {own} and of the others {others:?}, this one is of {schema}"
             ));
         }
         let machine = self.slot.get_mut();

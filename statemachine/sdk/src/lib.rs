@@ -70,6 +70,7 @@ mod guest;
 #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 mod message;
 mod output;
+mod sha256;
 mod slot;
 mod stream;
 
@@ -95,7 +96,8 @@ pub trait StateMachine: Sized + 'static {
     const VERSION: &'static str;
     /// The number of the format that [`snapshot`](Self::snapshot) writes. Raise it whenever that changes.
     const SCHEMA: u32;
-    /// The older formats that [`restore`](Self::restore) reads too, ascending.
+    /// The other formats that [`restore`](Self::restore) reads, ascending: those of earlier versions, so that this one can take
+    /// over from them, and those of later ones from which it can take over again when they are rolled back.
     const ACCEPTS_FROM: &'static [u32] = &[];
     /// Whether [`tick`](Self::tick) is to be called on the primary's timer entries.
     const TICKS: bool = false;
@@ -134,8 +136,9 @@ pub trait StateMachine: Sized + 'static {
     /// The records are made one by one as the host takes the snapshot away in chunks, so a large state never exists twice.
     fn snapshot(&self) -> impl Iterator<Item = Vec<u8>>;
 
-    /// Takes the next record of a snapshot of format `schema`, in the order in which they were written. The machine
-    /// is fresh from [`init`](Self::init) before the first one.
+    /// Takes the next record of a snapshot of format `schema`, [`SCHEMA`](Self::SCHEMA) or one of
+    /// [`ACCEPTS_FROM`](Self::ACCEPTS_FROM), in the order in which they were written. The machine is fresh from
+    /// [`init`](Self::init) before the first one.
     ///
     /// # Errors
     /// The reason, for people, why this snapshot can't be taken. The cluster then keeps the module that it has.

@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-use sha2::{Digest, Sha256};
-
-use crate::SessionId;
+use crate::{SessionId, sha256::sha256};
 
 /// Bytes of a record in front of its payload.
 pub(crate) const RECORD_HEADER_BYTES: usize = 24;
@@ -22,7 +20,7 @@ impl TopicId {
     /// The topic that clients subscribe to by this name. It costs a hash: keep it rather than making it at each push.
     pub fn of_name(name: &str) -> Self {
         let mut id = [0; 16];
-        id.copy_from_slice(&Sha256::digest(name)[..16]);
+        id.copy_from_slice(&sha256(name.as_bytes())[..16]);
         Self(id)
     }
 }

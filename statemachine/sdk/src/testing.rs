@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use crate::{
     Context, HEADER_BYTES, Kind, SessionId, StateMachine, TopicId,
     guest::Guest,
-    output::{TAG_PUSH, TAG_REPLY, records},
+    output::{TAG_PUSH, TAG_REPLY, records as output_records},
+    stream::{RestoreStream, SnapshotStream},
 };
 
 /// The longest input of a harness, header included.
 pub const INPUT_BYTES_MAX: usize = 1 << 20;
 /// What the harness calls now at its beginning: 2023-11-14T22:13:20Z.
 pub const START_TIME_US: i64 = 1_700_000_000_000_000;
+
+/// Bytes of a snapshot's chunks, unless others are asked for.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A machine with a log of its own: every call is the next entry, a millisecond after the one before.
 pub struct Harness<M> {
@@ -24,6 +28,43 @@ pub struct Harness<M> {
     sequences: BTreeMap<SessionId, u64>,
     /// How many sessions were ever opened.
     opened: u64,
+}
+
+/// A snapshot of these records: to test how a machine restores one that an earlier version wrote, without that version.
+pub fn snapshot<R: AsRef<[u8]>>(records: impl IntoIterator<Item = R>) -> Vec<Vec<u8>> {
+    let records: Vec<Vec<u8>> = records.into_iter().map(|record| record.as_ref().to_vec()).collect();
+    let mut stream = SnapshotStream::new(records.into_iter());
+    chunks(|chunk| stream.fill(chunk, CHUNK_BYTES))
+}
+
+/// The chunks that `fill` gives, until it gives an empty one.
+fn chunks(mut fill: impl FnMut(&mut Vec<u8>)) -> Vec<Vec<u8>> {
+    let mut chunks = Vec::new();
+    loop {
+        let mut chunk = Vec::new();
+        fill(&mut chunk);
+        if chunk.is_empty() {
+            return chunks;
+        }
+        chunks.push(chunk);
+    }
+}
+
+/// The records of a snapshot: to test what a machine writes, so that no change of its format goes unnoticed.
+///
+/// # Panics
+/// If these aren't the chunks of a whole snapshot.
+pub fn records(chunks: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    let mut stream = RestoreStream::new();
+    for (i, chunk) in chunks.iter().enumerate() {
+        let mut take = |record: &[u8]| {
+            records.push(record.to_vec());
+            Ok(())
+        };
+        stream.feed(chunk, i + 1 == chunks.len(), &mut take).expect("these are the chunks of a snapshot");
+    }
+    records
 }
 
 /// An event that a call pushed.
@@ -69,7 +110,7 @@ impl Outcome {
 
     fn read(session: SessionId, list: &[u8]) -> Self {
         let mut outcome = Self { session, ..Self::default() };
-        for (tag, to, payload) in records(list) {
+        for (tag, to, payload) in output_records(list) {
             let payload = payload.to_vec();
             match tag {
                 TAG_REPLY => outcome.reply = Some(payload),
@@ -177,19 +218,12 @@ impl<M: StateMachine> Harness<M> {
 
     /// The chunks of a snapshot, each of 64 KiB but the last.
     pub fn snapshot(&mut self) -> Vec<Vec<u8>> {
-        self.snapshot_in_chunks(64 << 10)
+        self.snapshot_in_chunks(CHUNK_BYTES)
     }
 
     /// The chunks of a snapshot, each of `max` bytes but the last.
     pub fn snapshot_in_chunks(&mut self, max: usize) -> Vec<Vec<u8>> {
-        let mut chunks = Vec::new();
-        loop {
-            let chunk = self.guest.snapshot(max);
-            if chunk.is_empty() {
-                return chunks;
-            }
-            chunks.push(chunk.to_vec());
-        }
+        chunks(|chunk| chunk.extend_from_slice(self.guest.snapshot(max)))
     }
 
     fn entry(&mut self, kind: Kind, session: SessionId, sequence: u64, request: &[u8]) -> Outcome {

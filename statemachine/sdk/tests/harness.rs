@@ -1,7 +1,10 @@
 //! A machine under the harness sees what a host would show it.
 #![forbid(unsafe_code)]
 
-use statemachine::{Context, Kind, Output, SessionId, StateMachine, testing::Harness};
+use statemachine::{
+    Context, Kind, Output, SessionId, StateMachine,
+    testing::{Harness, records, snapshot},
+};
 
 /// Writes down every call.
 struct Diary {
@@ -158,11 +161,29 @@ fn the_next_version_takes_over_with_its_sessions() {
 fn an_older_version_and_a_state_out_of_bounds_are_refused() {
     let harness = Harness::<Count>::new(b"").unwrap();
     let error = harness.swap::<Diary>(b"").err().unwrap();
-    assert_eq!(error, "diary 1 reads snapshots of schema 1 and of the older [], this one is of 2");
+    assert_eq!(error, "diary 1 reads snapshots of schema 1 and of the others [], this one is of 2");
 
     let mut harness = Harness::<Diary>::new(b"").unwrap();
     (0..5).for_each(|_| drop(harness.tick()));
     assert_eq!(harness.swap::<Count>(b"").err().as_deref(), Some("5 lines are too many"));
+}
+
+#[test]
+fn a_snapshot_written_by_hand_is_taken_as_one_of_an_earlier_version() {
+    let old = snapshot(["one line", "", "another"]);
+    let restored = Harness::<Count>::restored(b"", 1, &old).unwrap();
+    assert_eq!(restored.machine().0, 3);
+    let error = Harness::<Count>::restored(b"", 2, &old).err().unwrap();
+    assert_eq!(error, "a count has 8 bytes");
+}
+
+#[test]
+fn the_records_of_a_snapshot_are_those_that_the_machine_wrote() {
+    let mut harness = Harness::<Diary>::new(b"").unwrap();
+    (0..3).for_each(|_| drop(harness.tick()));
+    let lines: Vec<_> = harness.machine().lines.iter().map(|line| line.clone().into_bytes()).collect();
+    assert_eq!(records(&harness.snapshot_in_chunks(5)), lines);
+    assert_eq!(snapshot(&lines).concat(), harness.snapshot().concat());
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl<'a> FrameReader<'a> {
             return Err(ImageError::NotAnImage);
         }
         let [found] = frames.array()?;
-        if found != IMAGE_VERSION {
+        if !(1..=IMAGE_VERSION).contains(&found) {
             return Err(ImageError::Version { found });
         }
         Ok(frames)

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     application::Application,
     engine::Prepared,
-    entry::Genesis,
     halt::Halt,
     limits::{Limits, REQUEST_BYTES_MAX},
     pushes::{PushesReading, RetainedPushes},
@@ -20,7 +19,7 @@ use crate::{
 };
 
 /// The first frame's payload, at most: the application's configuration, and what is around it.
-const HEAD_BYTES_MAX: usize = REQUEST_BYTES_MAX as usize + (64 << 10);
+const HEAD_BYTES_MAX: usize = REQUEST_BYTES_MAX as usize + (128 << 10);
 
 /// What an image holds.
 pub(crate) struct Parts {
@@ -30,10 +29,10 @@ pub(crate) struct Parts {
     pub(crate) application: Application,
 }
 
-/// Reads an image to its end. `prepare` has the last word on the genesis, and gives the module.
+/// Reads an image to its end. `prepare` has the last word on the genesis and on what became of it, and gives the module.
 pub(crate) fn read(
     input: &mut dyn Read,
-    prepare: impl FnOnce(&Genesis) -> Result<Arc<Prepared>, Halt>,
+    prepare: impl FnOnce(&Head) -> Result<Arc<Prepared>, Halt>,
 ) -> Result<Parts, ImageError> {
     let mut frames = FrameReader::new(input)?;
     let mut payload = Vec::new();
@@ -43,7 +42,8 @@ pub(crate) fn read(
     if head.lineages.is_empty() {
         return Err(frames.malformed("a history without a lineage"));
     }
-    let prepared = prepare(&head.genesis)?;
+    head.history.check(&head.genesis, head.position).map_err(|what| frames.malformed(what))?;
+    let prepared = prepare(&head)?;
     let limits = &head.genesis.limits;
 
     let mut header = frames.header(Kind::Sessions)?;

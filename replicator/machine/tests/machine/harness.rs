@@ -1,6 +1,9 @@
 //! A machine with a log: what the node would do around it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use replicator_machine::{
@@ -13,19 +16,30 @@ use sha2::Digest as _;
 pub(crate) const TICK_US: i64 = 1_000_000;
 
 #[derive(Default)]
-pub(crate) struct Modules(HashMap<ModuleHash, Bytes>);
+pub(crate) struct Modules(Mutex<HashMap<ModuleHash, Bytes>>);
 
 impl ModuleSource for Modules {
     fn module(&self, hash: &ModuleHash) -> Option<Bytes> {
-        self.0.get(hash).cloned()
+        self.0.lock().expect("nothing panics with it").get(hash).cloned()
     }
 }
 
 impl Modules {
     pub(crate) fn with(bytes: &[u8]) -> (Arc<Self>, ModuleHash) {
-        let hash = ModuleHash(sha2::Sha256::digest(bytes).into());
-        (Arc::new(Self([(hash, Bytes::copy_from_slice(bytes))].into())), hash)
+        let modules = Arc::new(Self::default());
+        let hash = modules.add(bytes);
+        (modules, hash)
     }
+
+    pub(crate) fn add(&self, bytes: &[u8]) -> ModuleHash {
+        let hash = hash(bytes);
+        self.0.lock().expect("nothing panics with it").insert(hash, Bytes::copy_from_slice(bytes));
+        hash
+    }
+}
+
+pub(crate) fn hash(bytes: &[u8]) -> ModuleHash {
+    ModuleHash(sha2::Sha256::digest(bytes).into())
 }
 
 pub(crate) fn hostile() -> Vec<u8> {
@@ -46,6 +60,9 @@ pub(crate) fn limits() -> Limits {
         session_ttl_max_us: 100 * TICK_US as u64,
         retained_push_bytes: 1_000,
         tick_us: TICK_US as u64,
+        snapshot_fuel: 5_000_000,
+        restore_fuel: 5_000_000,
+        chunk_bytes: 64 << 10,
     }
 }
 
@@ -63,6 +80,7 @@ pub(crate) fn genesis(module: ModuleHash, limits: Limits) -> Genesis {
 /// A machine after genesis, the log that it was given, and the next position.
 pub(crate) struct Node {
     pub(crate) machine: Machine,
+    pub(crate) modules: Arc<Modules>,
     pub(crate) log: Vec<(Position, Entry)>,
     pub(crate) time_us: i64,
 }
@@ -74,7 +92,8 @@ impl Node {
 
     pub(crate) fn with(module: &[u8], limits: Limits) -> Self {
         let (modules, hash) = Modules::with(module);
-        let mut node = Self { machine: Machine::new(modules), log: Vec::new(), time_us: 1_000_000_000 };
+        let machine = Machine::new(modules.clone());
+        let mut node = Self { machine, modules, log: Vec::new(), time_us: 1_000_000_000 };
         let applied = node.apply(Command::Genesis(Box::new(genesis(hash, limits))));
         assert_eq!(applied.outcome, Outcome::Genesis);
         node
@@ -82,8 +101,13 @@ impl Node {
 
     /// A machine that was given the same log.
     pub(crate) fn replayed(&self, module: &[u8]) -> Self {
-        let (modules, _) = Modules::with(module);
-        let mut node = Self { machine: Machine::new(modules), log: Vec::new(), time_us: self.time_us };
+        self.replayed_with(Modules::with(module).0)
+    }
+
+    /// The same, with all modules that this one has.
+    pub(crate) fn replayed_with(&self, modules: Arc<Modules>) -> Self {
+        let machine = Machine::new(modules.clone());
+        let mut node = Self { machine, modules, log: Vec::new(), time_us: self.time_us };
         for (position, entry) in &self.log {
             node.machine.apply(*position, entry).expect("it went well the first time");
         }

@@ -45,10 +45,13 @@ fn every_trap_is_typed_and_leaves_no_effect() {
 fn deep_recursion_traps() {
     // With fuel to spare, the stack ends first.
     let limits = replicator_machine::Limits { apply_fuel: 1_000_000_000, ..limits() };
-    let mut node = Node::with(&hostile(), limits);
-    let mut client = node.open();
-    assert_eq!(node.trap(&mut client, b"r").kind, TrapKind::StackOverflow);
-    assert_eq!(node.reply(&mut client, b"ehello"), "hello");
+    let played = replicator_machine::with_apply_stack(|| {
+        let mut node = Node::with(&hostile(), limits);
+        let mut client = node.open();
+        assert_eq!(node.trap(&mut client, b"r").kind, TrapKind::StackOverflow);
+        assert_eq!(node.reply(&mut client, b"ehello"), "hello");
+    });
+    played.unwrap();
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn restored(bytes: &[u8]) -> Result<Machine, ImageError> {
 fn assert_equal(a: &mut Machine, b: &mut Machine) {
     assert_eq!(a.state_parts(), b.state_parts());
     assert_eq!((a.applied(), a.digest(), a.state_hash()), (b.applied(), b.digest(), b.state_hash()));
+    assert_eq!(a.checkpoint().expect("it goes on"), b.checkpoint().expect("it goes on"));
     assert_eq!((a.genesis(), a.wants_ticks()), (b.genesis(), b.wants_ticks()));
     let (mut x, mut y) = (a.stats(), b.stats());
     (x.traps, y.traps) = (0, 0); // counted since a machine was made
@@ -339,14 +340,14 @@ fn other_bytes_are_no_image() {
     assert!(matches!(restored(b"").err().unwrap(), ImageError::Truncated { offset: 0 }));
     assert!(matches!(restored(&[7; 100]).err().unwrap(), ImageError::NotAnImage));
     let mut newer = small();
-    newer[7] = 2;
-    assert!(matches!(restored(&newer).err().unwrap(), ImageError::Version { found: 2 }));
+    newer[7] = 3;
+    assert!(matches!(restored(&newer).err().unwrap(), ImageError::Version { found: 3 }));
 }
 
 #[test]
 fn the_bytes_are_those_of_the_format() {
     let bytes = small();
-    assert_eq!(bytes[..9], *b"RPLIMAG\x01\x01");
+    assert_eq!(bytes[..9], *b"RPLIMAG\x02\x01");
     let head = u32::from_le_bytes(bytes[9..13].try_into().unwrap()) as usize;
     assert_eq!(bytes[13 + head], 2, "the sessions follow the head");
     let end = bytes.len() - 21;

@@ -166,6 +166,17 @@ fn sizes_past_their_limits_are_refused() {
         (format!("(func (local {}))", "i32 ".repeat(load::LOCALS_MAX as usize + 1)), "locals in a function"),
         (nested(load::NESTING_MAX + 1), "blocks within blocks"),
         (format!("(func (block (br_table {targets} (i32.const 0))))"), "targets of a br_table"),
+        (format!("(func {} {})", "i32.const 1 ".repeat(2_049), "drop ".repeat(2_049)), "values on the operand stack"),
+        (format!("(func {} {})", "loop ".repeat(101), "end ".repeat(101)), "loops within loops"),
+        (
+            format!("(func {})", "(loop (drop (local.get 0)))".repeat(20_001)).replace("(func ", "(func (param i32) "),
+            "locals in loops of a function",
+        ),
+        (
+            "(type $w (func (result i64 i64 i64 i64))) (func $w (type $w) unreachable) ".to_owned()
+                + &format!("(func {})", "(call $w) drop drop drop drop ".repeat(40_000)),
+            "values in a function",
+        ),
         ("(global i32 (i32.const 0))".repeat(load::GLOBALS_MAX + 1), "globals"),
         ("(table 1 funcref)".repeat(load::TABLES_MAX + 1), "tables"),
         (format!("(table {} funcref)", load::TABLE_ELEMENTS_MAX + 1), "elements in a table"),

@@ -16,6 +16,7 @@ mod replay;
 mod report;
 mod soak;
 mod state;
+mod swap;
 mod traps;
 
 use std::{
@@ -116,6 +117,8 @@ enum Experiment {
     Lag(lag::LagArgs),
     /// What requests that trap cost the clients whose requests don't
     Traps(traps::TrapsArgs),
+    /// For how long the activation of another module holds up the clients
+    Swap(swap::SwapArgs),
     /// How much of the disk a node takes, over millions of entries
     Soak(soak::SoakArgs),
 }
@@ -154,6 +157,7 @@ pub(super) async fn run(mut args: BenchArgs) -> Result<(), Failure> {
         Some(Experiment::Replay(args)) => replay::run(args).await,
         Some(Experiment::Lag(args)) => lag::run(args).await,
         Some(Experiment::Traps(args)) => traps::run(args).await,
+        Some(Experiment::Swap(args)) => swap::run(args).await,
         Some(Experiment::Soak(args)) => soak::run(args).await,
     }
 }

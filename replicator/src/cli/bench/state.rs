@@ -73,15 +73,26 @@ impl Filled {
 
     /// Writes of so many bytes, of so many clients, for so many seconds.
     pub(super) async fn load(&self, clients: u32, bytes: usize, seconds: u32) -> anyhow::Result<Measured> {
-        self.run(clients, Work::Blocks { len: bytes, blocks: self.blocks }, seconds).await
+        self.load_counted(clients, bytes, seconds, Arc::default()).await
+    }
+
+    /// The same; `done` counts the answers as they come.
+    pub(super) async fn load_counted(
+        &self,
+        clients: u32,
+        bytes: usize,
+        seconds: u32,
+        done: Arc<AtomicU64>,
+    ) -> anyhow::Result<Measured> {
+        self.run(clients, Work::Blocks { len: bytes, blocks: self.blocks }, seconds, done).await
     }
 
     /// Requests that trap.
     pub(super) async fn traps(&self, clients: u32, seconds: u32) -> anyhow::Result<Measured> {
-        self.run(clients, Work::Traps { blocks: self.blocks }, seconds).await
+        self.run(clients, Work::Traps { blocks: self.blocks }, seconds, Arc::default()).await
     }
 
-    async fn run(&self, clients: u32, work: Work, seconds: u32) -> anyhow::Result<Measured> {
+    async fn run(&self, clients: u32, work: Work, seconds: u32, done: Arc<AtomicU64>) -> anyhow::Result<Measured> {
         let clients = clients as usize;
         let connections = connections(&self.address, clients)?;
         let load = Load {
@@ -93,7 +104,7 @@ impl Filled {
             query: None,
             servers: self.servers.clone(),
         };
-        let measured = load::run(&load, &connections, Arc::new(AtomicU64::new(0))).await?;
+        let measured = load::run(&load, &connections, done).await?;
         if measured.latency_us.is_empty() {
             let why = measured.first_error.as_deref().unwrap_or("none ended in time");
             bail!("no request of {clients} clients succeeded: {why}");

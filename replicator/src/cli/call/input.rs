@@ -112,7 +112,7 @@ fn request(mut line: Vec<u8>, hex: bool) -> anyhow::Result<Bytes> {
 }
 
 /// The bytes that hexadecimal digits stand for.
-pub(super) fn unhex(text: &[u8]) -> anyhow::Result<Vec<u8>> {
+pub(in crate::cli) fn unhex(text: &[u8]) -> anyhow::Result<Vec<u8>> {
     let digit = |byte: &u8| {
         let digit = char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         digit.with_context(|| format!("{:?} is not a hexadecimal digit", char::from(*byte)))

@@ -1,9 +1,9 @@
 //! `replicator call`: executes requests of raw bytes, exactly once. `replicator query` beside it reads.
 
 mod caller;
-mod input;
+pub(super) mod input;
 mod lines;
-mod print;
+pub(super) mod print;
 pub(super) mod query;
 mod session_file;
 mod vote;

@@ -73,7 +73,7 @@ pub(super) fn answered(answer: &Answer) -> Value {
 }
 
 /// Adds a response: as text if it is UTF-8, else in hexadecimal digits.
-pub(super) fn with_response(mut json: Value, response: &[u8]) -> Value {
+pub(in crate::cli) fn with_response(mut json: Value, response: &[u8]) -> Value {
     match std::str::from_utf8(response) {
         Ok(text) => json["response"] = text.into(),
         Err(_) => json["response_hex"] = output::hex(response).into(),
@@ -83,7 +83,7 @@ pub(super) fn with_response(mut json: Value, response: &[u8]) -> Value {
 
 /// A response as text if all of it can be shown, else in hexadecimal digits. Nothing in it can move a terminal's cursor, or turn the
 /// direction of the text around.
-pub(super) fn readable(response: &[u8], one_line: bool) -> String {
+pub(in crate::cli) fn readable(response: &[u8], one_line: bool) -> String {
     let shown = |c: char| match c {
         '\n' => !one_line,
         '\t' => true,

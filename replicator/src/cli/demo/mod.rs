@@ -101,12 +101,31 @@ fn blow(text: &str) {
     let _ = writeln!(anstream::stdout(), "{red}✗{red:#} {text}");
 }
 
+/// What to try with the chat.
+const CHAT_TRIES: &str = "  chat register alice; chat login alice
+  chat register bob; chat login bob
+  chat --user bob listen &
+  chat --user alice send bob 'Are you there?'
+";
+/// What to try with any other module.
+const CALL_TRIES: &str =
+    "  replicator call 'REQUEST'     # executed once, whatever dies meanwhile; the bytes are the module's to understand
+  replicator query 'REQUEST'    # reads
+";
+
+/// The application's name in a module's description.
+fn app(description: &str) -> Option<&str> {
+    description.split(' ').next()?.strip_prefix("app=")
+}
+
 async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
     cluster.start_all().await?;
     cluster.found(module).await?;
     let nodes = cluster.survey().await;
     status::print(&nodes)?;
     let endpoints = cluster.endpoints().join(",");
+    let app = nodes.iter().find_map(|node| app(&node.status.as_ref().ok()?.module_description)).unwrap_or_default();
+    let tries = if app == "chat" { CHAT_TRIES } else { CALL_TRIES };
     let programs = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
     let kill = match nodes.len() {
         1 => "Kill it; it comes back after five seconds, with everything that it had acknowledged:",
@@ -118,12 +137,8 @@ async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
 {} serve in {}. In other terminals:
 
   export PATH={}:$PATH
-  export CHAT_ENDPOINTS={endpoints} REPLICATOR_ENDPOINTS={endpoints}
-  chat register alice; chat login alice
-  chat register bob; chat login bob
-  chat --user bob listen &
-  chat --user alice send bob 'Are you there?'
-  replicator status --verify
+  export {}REPLICATOR_ENDPOINTS={endpoints}
+{tries}  replicator status --verify
 
 {}
 
@@ -133,6 +148,7 @@ Ctrl-C ends it all.",
         output::count(nodes.len(), "node"),
         cluster.dir().display(),
         programs.display(),
+        if app == "chat" { format!("CHAT_ENDPOINTS={endpoints} ") } else { String::new() },
         kill,
         pids.join("\n  ")
     );

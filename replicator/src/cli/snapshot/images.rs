@@ -115,7 +115,7 @@ fn of_folder(data_dir: &Path, index: Option<u64>) -> Result<Value, Failure> {
 }
 
 /// Names and values, one on each line.
-pub(super) fn print_fields(json: &Value) {
+pub(in crate::cli) fn print_fields(json: &Value) {
     for (key, value) in json.as_object().into_iter().flatten() {
         println!("{key:<18} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }

@@ -1,6 +1,6 @@
 //! `replicator snapshot`: images of a node's whole state, on the node and in files of their own.
 
-mod images;
+pub(super) mod images;
 mod restore;
 mod save;
 mod saved;

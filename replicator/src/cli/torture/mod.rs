@@ -18,6 +18,7 @@ mod members;
 mod numbers;
 mod report;
 mod rounds;
+mod swaps;
 mod usage;
 mod world;
 mod writers;
@@ -40,6 +41,7 @@ use self::{
     faults::Fault,
     listeners::{Reading, read, subscribe},
     report::Report,
+    swaps::Swaps,
     usage::Usage,
     world::{Tasks, World, failure},
 };
@@ -55,6 +57,8 @@ use super::{
 /// Without a terminal, so often a line says how far it is.
 const LINE_EACH: u32 = 10;
 const POLL: Duration = Duration::from_millis(20);
+/// So that the moments of swaps are others than those of faults.
+const SWAP_SEED: u64 = 0x5357_4150;
 /// Where disks are lost or full: bytes of log between two images, the fewest that can be, so that logs are purged within a second.
 const IMAGE_LOG_BYTES: u64 = 64 << 10;
 
@@ -120,6 +124,9 @@ pub(super) struct TortureArgs {
     /// Fill nodes' disks now and then: each has a small one of its own (tmpfs), which only root can mount
     #[arg(long)]
     full_disk: bool,
+    /// In each round swap the journal for its second version, and roll back, while the round goes on
+    #[arg(long)]
+    swap: bool,
     /// What reads ask for. With local ones, stale reads are expected: they show that stale ones are found
     #[arg(long, value_enum, default_value_t = Reads::Linearizable)]
     consistency: Reads,
@@ -133,15 +140,19 @@ pub(super) struct TortureArgs {
 impl TortureArgs {
     /// The command that does the same again.
     fn again(&self, shape: &Shape, seed: u64) -> String {
-        let Self { rounds, writers, faults, wipe, full_disk, consistency, .. } = self;
+        let Self { rounds, writers, faults, wipe, full_disk, swap, consistency, .. } = self;
         let shape = shape.flags();
         let mut command = format!("replicator torture {shape} --rounds {rounds} --seed {seed} --writers {writers}");
         if !faults.is_empty() {
             let names = faults.iter().filter_map(|fault| Some(fault.to_possible_value()?.get_name().to_owned()));
             command = format!("{command} --faults {}", names.collect::<Vec<_>>().join(","));
         }
-        let flags =
-            [(*wipe, " --wipe"), (*full_disk, " --full-disk"), (*consistency == Reads::Local, " --consistency local")];
+        let flags = [
+            (*wipe, " --wipe"),
+            (*full_disk, " --full-disk"),
+            (*swap, " --swap"),
+            (*consistency == Reads::Local, " --consistency local"),
+        ];
         flags.iter().filter(|(given, _)| *given).for_each(|(_, flag)| command.push_str(flag));
         command
     }
@@ -197,8 +208,10 @@ pub(super) async fn run(args: TortureArgs) -> Result<(), Failure> {
         _ = interrupt.recv() => Err(anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow!("terminated")),
     };
-    let fallen = cluster.fallen();
+    let mut fallen = cluster.fallen();
     cluster.stop().await;
+    // Nothing is planted here: whoever was found to differ did differ, or was wronged.
+    fallen.extend(cluster.found_out());
     let mut kept = format!("the nodes' folders and logs are kept in {}; again: {again}", cluster.dir().display());
     let is_clean = fallen.is_empty() && ended.as_ref().is_ok_and(Report::is_clean);
     if let Some(disks) = disks.filter(|_| !is_clean)
@@ -274,14 +287,23 @@ async fn torture(
     let usage = Usage::default();
     let mut watchers = Tasks::new();
     usage.watch(cluster, &mut watchers);
+    let mut swaps = if args.swap { Some(Swaps::prepare(&world).await?) } else { None };
     let rounds = async {
         rounds::advance(&world).await?;
         let progress = Progress::start(args.rounds);
         for round in 0..args.rounds {
             conductor.move_subscribers();
             let chance = Chance::new(seed, round.into());
-            let played = rounds::play(cluster, disks, &world, faults, chance, &mut deeds).await;
-            let told = played.with_context(|| format!("round {}", round + 1))?;
+            let mut moments = Chance::new(seed ^ SWAP_SEED, round.into());
+            let swapping = async {
+                match &mut swaps {
+                    Some(swaps) => swaps.there_and_back(&world, &mut moments).await,
+                    None => Ok(()),
+                }
+            };
+            let playing = rounds::play(cluster, disks, &world, faults, chance, &mut deeds);
+            let played = futures::future::try_join(playing, swapping).await;
+            let (told, ()) = played.with_context(|| format!("round {}", round + 1))?;
             let fallen = cluster.fallen();
             if !fallen.is_empty() {
                 bail!("in round {}, after {told}: {}", round + 1, fallen.join(", "));
@@ -312,6 +334,10 @@ async fn torture(
     };
     listeners.shutdown().await;
     watchers.shutdown().await;
+    let mut swap_defect = None;
+    if let Some(swaps) = &swaps {
+        swap_defect = swaps.check(&world).await?;
+    }
     let (tally, told) = world.into_account()?.close(&held);
     Ok(Report {
         seed,
@@ -323,6 +349,8 @@ async fn torture(
         told,
         verdict,
         deeds,
+        swaps: swaps.map(|swaps| swaps.tally),
+        swap_defect,
         images: usage.images(),
         folder_bytes_max: usage.folder_bytes_max(),
         seconds: began.elapsed().as_secs_f64(),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     account::Tally,
     arena::{Cause, Deeds},
+    swaps,
 };
 use crate::cli::{
     output::{self, Format},
@@ -29,6 +30,10 @@ pub(super) struct Report {
     pub(super) verdict: Verdict,
     /// What was done, and measured meanwhile.
     pub(super) deeds: Deeds,
+    /// What swaps came to, if there were any.
+    pub(super) swaps: Option<swaps::Tally>,
+    /// What is wrong with the history of modules.
+    pub(super) swap_defect: Option<String>,
     /// Images that nodes took, or got from others.
     pub(super) images: usize,
     /// The most bytes that a node's data took on its disk.
@@ -39,7 +44,11 @@ pub(super) struct Report {
 impl Report {
     /// Whether everything held.
     pub(super) fn is_clean(&self) -> bool {
-        self.tally.is_clean() && self.replicas_are_equal() && self.deeds.catch_ups.is_clean() && self.disks_were_full()
+        self.tally.is_clean()
+            && self.replicas_are_equal()
+            && self.deeds.catch_ups.is_clean()
+            && self.disks_were_full()
+            && self.swap_defect.is_none()
     }
 
     /// Whether nodes noticed that disks were full, if some were: else the fault did nothing. Not each has to, as a log has files made ahead.
@@ -51,7 +60,7 @@ impl Report {
     fn defects(&self) -> Vec<String> {
         let full = "disks were filled, and no node said that its disk is full".to_owned();
         let full = (!self.disks_were_full()).then_some(full);
-        self.told.iter().chain(&self.deeds.catch_ups.told).cloned().chain(full).collect()
+        self.told.iter().chain(&self.deeds.catch_ups.told).chain(&self.swap_defect).cloned().chain(full).collect()
     }
 
     /// How restarted replicas caught up, and what their disks had.
@@ -64,6 +73,13 @@ impl Report {
             output::count(self.images, "image"),
             output::bytes(self.folder_bytes_max)
         )];
+        if let Some(swaps::Tally { switches, found_again, refused, pauses }) = &self.swaps {
+            lines.push(format!(
+                "modules switched: {switches}, of which {found_again} had to be found again after a lost answer; refused as not ready, and asked for again: \
+                 {refused}; the longest pause of a machine was {:.1} ms",
+                longest_ms(pauses)
+            ));
+        }
         if *refused_transfers > 0 {
             lines.push(format!("hand-overs refused: {refused_transfers}"));
         }
@@ -116,6 +132,12 @@ impl Report {
             refused,
         } = self.tally;
         let Deeds { catch_ups, refused_transfers, wiped, filled, noticed, .. } = &self.deeds;
+        let swaps = self.swaps.as_ref().map(|swaps| {
+            json!({
+                "switches": swaps.switches, "found_again": swaps.found_again, "refused": swaps.refused,
+                "longest_pause_ms": longest_ms(&swaps.pauses),
+            })
+        });
         match format {
             Format::Json => output::print_json(&json!({
                 "seed": self.seed, "rounds": self.rounds, "nodes": self.nodes, "mode": self.mode,
@@ -123,7 +145,7 @@ impl Report {
                 "pushes": pushes, "missing": missing, "phantom": phantom, "disordered": disordered, "expired": expired,
                 "outages_ms": self.outages_ms(Cause::Death), "transfer_outages_ms": self.outages_ms(Cause::Transfer),
                 "catch_ups": { "log": catch_ups.log, "whole_state": catch_ups.whole_state, "untold": catch_ups.untold },
-                "images": self.images, "folder_bytes_max": self.folder_bytes_max,
+                "swaps": swaps, "images": self.images, "folder_bytes_max": self.folder_bytes_max,
                 "refused_transfers": refused_transfers, "wiped": wiped, "disks_filled": filled, "full_disks_noticed": noticed, "refused": refused,
                 "digests": self.digests(), "verdict": self.verdict.to_string(), "defects": self.defects(), "seconds": self.seconds,
             })),
@@ -163,4 +185,8 @@ impl Report {
             }
         }
     }
+}
+
+fn longest_ms(pauses: &[Duration]) -> f64 {
+    pauses.iter().max().copied().unwrap_or_default().as_secs_f64() * 1e3
 }

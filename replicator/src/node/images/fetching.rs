@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use replicator_storage::{SnapshotManifest, SnapshotPiece, SnapshotReceiver, StorageError};
-use replicator_types::{Position, codec};
+use replicator_types::{ClusterId, Lineage, Position, codec};
 use tokio::sync::mpsc;
 
 use super::{CatchUp, NodeImages};
@@ -53,6 +54,8 @@ impl From<&str> for Unfetched {
 /// Pieces that may wait to be written.
 const PIECES_AHEAD: usize = 4;
 
+/// How long the others may take to confirm an image.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
 impl NodeImages {
@@ -73,19 +76,51 @@ impl NodeImages {
     }
 
     async fn fetch_from_any(self: &Arc<Self>, at_least: Position) -> Result<Image, String> {
+        let (_, manifest) = self.fetch_first(at_least).await?;
+        self.set_newest(&manifest);
+        self.newest().ok_or_else(|| "it was removed".to_owned())
+    }
+
+    /// The image of the first peer that has one, and its name. The primary is asked last.
+    pub(super) async fn fetch_first(
+        self: &Arc<Self>,
+        at_least: Position,
+    ) -> Result<(String, SnapshotManifest), String> {
         let mut why = "no peer is known".to_owned();
         let mut sources = self.others();
         while let Some(peer) = sources.pop_front() {
             match self.fetch_from(&peer, at_least).await {
-                Ok(manifest) => {
-                    self.set_newest(&manifest);
-                    return self.newest().ok_or_else(|| "it was removed".to_owned());
-                }
+                Ok(manifest) => return Ok((peer.node, manifest)),
                 Err(Unfetched::IsPrimary) => sources.push_back(peer.whatever_it_is()),
                 Err(Unfetched::Failed(error)) => why = format!("{}: {error}", peer.node),
             }
         }
         Err(why)
+    }
+
+    /// Asks the other replicas whether they had the same digest there: nobody may differ (safety rule 20). Where none of them remembers, the
+    /// comparisons that follow tell.
+    async fn confirm(
+        &self,
+        manifest: &SnapshotManifest,
+        from: &Source,
+        cluster: (ClusterId, Lineage),
+    ) -> Result<(), String> {
+        let SnapshotManifest { info, .. } = manifest;
+        let index = info.position.index;
+        let asked = self.others().into_iter().filter(|peer| peer.node != from.node).map(|peer| async move {
+            let channel = self.peers.channel(&peer.address).ok()?;
+            let answer = channel.digests(cluster, &[index], &[], CONFIRM_MAX).await.ok()?;
+            let at = answer.digests.into_iter().find(|at| at.index == index && !answer.quarantined)?;
+            Some((peer.node, u128::from(at.digest.0) == info.digest))
+        });
+        let answers: Vec<(String, bool)> = join_all(asked).await.into_iter().flatten().collect();
+        if let Some((node, _)) = answers.iter().find(|(_, same)| !same) {
+            return Err(format!("its image of {} isn't what {node} had there; it is not taken", info.position));
+        }
+        let by: Vec<&str> = answers.iter().map(|(node, _)| node.as_str()).collect();
+        tracing::info!(position = %info.position, from = from.node, confirmed_by = by.join(", "), "this image is to be taken");
+        Ok(())
     }
 
     /// For a machine that has nothing to go on from.
@@ -137,6 +172,7 @@ impl NodeImages {
                 if manifest.position() < at_least {
                     return Err(format!("its image is of {}, and {at_least} is needed", manifest.position()).into());
                 }
+                self.confirm(&manifest, peer, cluster).await?;
                 if receiver.as_ref().is_none_or(|receiver| *receiver.manifest() != manifest) {
                     drop(receiver.take());
                     receiver = self.receiver(Some(manifest)).await?;

@@ -34,6 +34,7 @@ pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
     applier::{Applier, FetchModule, Work},
+    quarantine::Quarantine,
     repair::Repairs,
 };
 use crate::{
@@ -114,6 +115,7 @@ pub(super) struct NodeImages {
     config: ImageConfig,
     configured: Vec<Peer>,
     repairs: Arc<Repairs>,
+    quarantine: Arc<Quarantine>,
     /// Downloads and files are not for the group's thread.
     runtime: Handle,
     newest: RwLock<Option<Image>>,
@@ -140,6 +142,7 @@ pub(super) struct Parts {
     /// The other nodes, as this one's configuration has them.
     pub(super) configured: Vec<Peer>,
     pub(super) repairs: Arc<Repairs>,
+    pub(super) quarantine: Arc<Quarantine>,
 }
 
 impl NodeImages {
@@ -148,8 +151,20 @@ impl NodeImages {
     /// # Errors
     /// If the folder of images can't be made or read.
     pub(super) fn open(parts: Parts) -> Result<Arc<Self>, StorageError> {
-        let Parts { dir, log, modules, fetch_module, applier, peers, clock, threads, config, configured, repairs } =
-            parts;
+        let Parts {
+            dir,
+            log,
+            modules,
+            fetch_module,
+            applier,
+            peers,
+            clock,
+            threads,
+            config,
+            configured,
+            repairs,
+            quarantine,
+        } = parts;
         Ok(Arc::new(Self {
             store: dir.snapshots(IMAGES, SnapshotOptions::default())?,
             dir,
@@ -163,6 +178,7 @@ impl NodeImages {
             config,
             configured,
             repairs,
+            quarantine,
             runtime: Handle::current(),
             newest: RwLock::default(),
             fetching: tokio::sync::Mutex::default(),
@@ -264,10 +280,29 @@ impl NodeImages {
         *self.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(image);
     }
 
+    /// The image of that position is gone, and this one is the newest.
+    fn forget(&self, position: Position, left: Option<&SnapshotManifest>) {
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        if newest.as_ref().is_some_and(|newest| newest.position == position) {
+            *newest = left.map(|left| Image { position: left.position(), group: left.info.extra.clone() });
+        }
+    }
+
     /// Puts the image of that position into the machine.
     async fn machine_enters(self: &Arc<Self>, position: Position) -> Result<(), ImageUnusable> {
         let began = Instant::now();
-        let machine = loop {
+        let machine = self.machine_of(position).await?;
+        let (done, entered) = tokio::sync::oneshot::channel();
+        if !self.applier.give(Work::Enter(Box::new(machine), done)).await || entered.await.is_err() {
+            return Err(ImageUnusable::Refused("the machine stands still".into()));
+        }
+        tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
+        Ok(())
+    }
+
+    /// The machine that was imaged there.
+    async fn machine_of(self: &Arc<Self>, position: Position) -> Result<Machine, ImageUnusable> {
+        loop {
             let images = self.clone();
             let read = self.behind("image-read", move || {
                 let mut reader = images.store.open_image(position)?;
@@ -279,16 +314,51 @@ impl NodeImages {
             });
             let read = read.map_err(|error| ImageUnusable::Refused(format!("can't start a thread: {error}")))?;
             match read.await.map_err(|_| ImageUnusable::Refused("reading it panicked".into()))?? {
-                Ok(machine) => break machine,
+                Ok(machine) => return Ok(machine),
                 Err(hash) => (self.fetch_module)(hash).await,
             }
-        };
-        let (done, entered) = tokio::sync::oneshot::channel();
-        if !self.applier.give(Work::Enter(Box::new(machine), done)).await || entered.await.is_err() {
-            return Err(ImageUnusable::Refused("the machine stands still".into()));
         }
-        tracing::info!(%position, took_ms = began.elapsed().as_millis(), "the machine goes on from an image");
-        Ok(())
+    }
+
+    /// A machine for one that turned out to be wrong, where the log begins after `purged`, and what it is made of: an image of a peer's, or one of
+    /// this node's that are left, which are good; or nothing, as long as nothing is purged.
+    pub(super) async fn machine_anew(self: &Arc<Self>, purged: Option<Position>) -> Result<(Machine, String), String> {
+        let _alone = self.fetching.lock().await;
+        let fetched = self.fetch_first(purged.unwrap_or_default()).await;
+        let from_peer = fetched.as_ref().ok().map(|(peer, manifest)| (format!("{peer}'s image"), manifest.position()));
+        let kept = self.store.list().map_err(|error| error.to_string())?;
+        let own = kept.iter().rev().find(|entry| entry.manifest.is_ok() && Some(entry.position) >= purged);
+        let own = own.map(|entry| ("its own image".to_owned(), entry.position));
+        match from_peer.or(own) {
+            Some((whose, position)) => {
+                let machine =
+                    self.machine_of(position).await.map_err(|error| format!("{whose} of {position}: {error}"))?;
+                Ok((machine, format!("{whose} of {position}")))
+            }
+            None if purged.is_none() => Ok((Machine::new(self.modules.clone()), "the whole log".into())),
+            None => Err(fetched.err().unwrap_or_default()),
+        }
+    }
+
+    /// Removes the images that may hold a wrong state, if there are such.
+    ///
+    /// # Errors
+    /// If they can't be removed.
+    pub(super) fn clean(&self) -> Result<(), StorageError> {
+        let Some(good) = self.quarantine.to_be_cleaned() else { return Ok(()) };
+        let mut left = None;
+        for entry in self.store.list()? {
+            let position = entry.position;
+            if Some(position.index) > good {
+                tracing::warn!(%position, "an image of this node's may hold the wrong state, and is removed");
+                self.store.remove(position)?;
+            } else if let Ok(manifest) = entry.manifest {
+                left = Some(manifest);
+            }
+        }
+        let left = left.map(|left| Image { position: left.position(), group: left.info.extra });
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = left;
+        self.quarantine.cleaned()
     }
 
     /// Runs `work` on a thread that stands back where the log and the clients want the core. Its end is told; a panic ends what is returned with an

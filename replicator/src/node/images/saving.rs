@@ -92,7 +92,10 @@ impl NodeImages {
             let module = self.modules.module(&hash);
             let module =
                 module.ok_or_else(|| format!("the module {hash} isn't whole in this node's store; save another's"))?;
-            Ok(SavedSource::new(data, vec![module], origin))
+            // For a rollback in the new cluster, if it is here.
+            let previous = self.applier.state.borrow().previous_module().filter(|previous| *previous != hash);
+            let previous = previous.and_then(|previous| self.modules.module(&previous));
+            Ok(SavedSource::new(data, [module].into_iter().chain(previous).collect(), origin))
         });
         opened.await.map_err(|error| error.to_string())?
     }

@@ -27,16 +27,22 @@ impl NodeImages {
         known: Option<SnapshotManifest>,
         offset: u64,
     ) -> Result<Option<Served>, StorageError> {
+        let Some(good) = self.quarantine.gives_images_to() else { return Ok(None) };
+        let known = known.filter(|known| known.position().index <= good);
         let opened = known.and_then(|known| {
             let data = self.store.data_file(known.position()).ok()?;
             (*data.manifest() == known && known.position() >= at_least).then_some((data, offset))
         });
         let (data, offset) = match opened {
             Some(opened) => opened,
-            None => match self.store.latest()?.filter(|newest| newest.position() >= at_least) {
-                Some(newest) => (self.store.data_file(newest.position())?, 0),
-                None => return Ok(None),
-            },
+            None => {
+                let kept = self.store.list()?.into_iter().rev();
+                let mut whole = kept.filter(|entry| entry.manifest.is_ok() && entry.position.index <= good);
+                match whole.next().filter(|newest| newest.position >= at_least) {
+                    Some(newest) => (self.store.data_file(newest.position)?, 0),
+                    None => return Ok(None),
+                }
+            }
         };
         Ok(Some(Served {
             images: self.clone(),

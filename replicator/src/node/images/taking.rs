@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use replicator_machine::{ImageUnavailable, engine_fingerprint};
+use replicator_machine::ImageUnavailable;
 use replicator_storage::{SnapshotInfo, StorageError};
-use replicator_types::Position;
+use replicator_types::{LogIndex, Position};
 use tokio::sync::oneshot;
 
 use super::{KEPT, NodeImages};
@@ -53,6 +53,8 @@ pub(in crate::node) enum TakeError {
     Storage(#[from] StorageError),
     #[error("the machine stands still")]
     Halted,
+    #[error("this node's state isn't what other replicas have; it takes no images of it")]
+    Quarantined,
 }
 
 impl NodeImages {
@@ -92,6 +94,22 @@ impl NodeImages {
         strategy: &dyn Strategy,
         running: &Running,
     ) -> Result<TakenImage, TakeError> {
+        let (taken, purge) = self.take_only(strategy, running).await?;
+        if let Some(purge) = purge {
+            strategy.imaged(purge).await;
+        }
+        Ok(taken)
+    }
+
+    /// Takes one now; durable on return. Tells too through which index the log may go.
+    pub(in crate::node) async fn take_only(
+        self: &Arc<Self>,
+        strategy: &dyn Strategy,
+        running: &Running,
+    ) -> Result<(TakenImage, Option<LogIndex>), TakeError> {
+        if self.quarantine.is_silent() {
+            return Err(TakeError::Quarantined);
+        }
         let began = Instant::now();
         let (answer, taken) = oneshot::channel();
         if !self.applier.give(Work::Image(answer)).await {
@@ -104,7 +122,7 @@ impl NodeImages {
             lineage: running.envelope.lineage,
             cluster: running.envelope.cluster,
             module: image.module(),
-            engine: engine_fingerprint(),
+            engine: image.engine().to_owned(),
             digest: image.digest().0.into(),
             extra: strategy.image_group(position),
             created_us: self.clock.now_us(),
@@ -122,6 +140,13 @@ impl NodeImages {
         let written = written.map_err(|error| self.write_error(error))?;
         let written = written.await.expect("writing an image doesn't panic");
         let (summary, manifest, purge) = written.map_err(|error| self.noted(error))?;
+        if self.quarantine.is_silent() {
+            // It was found out meanwhile; what was cleaned then can't have been this one.
+            self.store.remove(position)?;
+            let left = self.store.latest()?;
+            self.forget(position, left.as_ref());
+            return Err(TakeError::Quarantined);
+        }
         let longest_copy = self.applier.state.borrow().longest_copy;
         let taken = TakenImage {
             position,
@@ -140,10 +165,7 @@ impl NodeImages {
             paused_cpu_us = taken.paused_cpu.as_micros(),
             "took an image"
         );
-        if let Some(purge) = purge {
-            strategy.imaged(purge).await;
-        }
-        Ok(taken)
+        Ok((taken, purge))
     }
 
     /// On a full disk: removes all images but the newest, if that is whole, and lets the log before it go.

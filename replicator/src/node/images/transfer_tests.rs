@@ -30,7 +30,7 @@ use tonic::{
 use super::*;
 use crate::{
     config::{HostPort, Mode, NodeConfig},
-    node::{Node, Waiters, modules::Modules, startup::LOG},
+    node::{Node, Waiters, modules::Modules, quarantine::Quarantine, startup::LOG},
     replication::majority::Timing,
     seams::{Connection, Group, Incoming, Network, Seams, Threads},
     service,
@@ -273,9 +273,11 @@ fn receiver(dir: &TempDir, seams: &Seams) -> Arc<NodeImages> {
     let machine = Machine::new(modules.clone());
     let (ephemeral, answers) = (mpsc::channel(1).0, mpsc::unbounded_channel().0);
     let waiters = Arc::new(Waiters::new(1, 1));
-    let (applier, _) = Applier::new(machine, waiters, fetch_module.clone(), ephemeral, answers);
+    let quarantine = Arc::new(Quarantine::open(dir.clone()).expect("a folder"));
+    let (applier, _) = Applier::new(machine, waiters, quarantine.clone(), fetch_module.clone(), ephemeral, answers);
     NodeImages::open(Parts {
         repairs: Repairs::new(dir.clone()),
+        quarantine,
         threads: seams.threads.clone(),
         dir,
         log: Arc::new(log),

@@ -117,7 +117,7 @@ fn check_recovered(path: &Path, mode: Mode, old: DiskId, plan: &Plan) {
             assert_eq!(end, Position::new(10, 5));
         }
         Mode::Chain => {
-            offline::for_each::<StorageError>(&log, |record| {
+            offline::for_each::<_, StorageError>(&log, |record| {
                 note(&codec::decode(&record.payload).unwrap(), &mut lineages);
                 Ok(())
             })

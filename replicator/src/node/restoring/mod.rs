@@ -137,7 +137,7 @@ impl Restore {
         let machine = machine.map_err(|source| RestoreError::Image { path: path.to_owned(), source })?;
         let info = &saved.head().manifest.info;
         let (position, digest) = (machine.applied().unwrap_or_default(), machine.digest());
-        let module = machine.genesis().map(|genesis| genesis.module).unwrap_or_default();
+        let module = machine.active_module().unwrap_or_default();
         let contradiction = if position != info.position {
             Some(format!("position is {}, and it is {position}", info.position))
         } else if u128::from(digest.0) != info.digest {

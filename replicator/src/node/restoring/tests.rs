@@ -154,7 +154,7 @@ fn check_restored(path: &Path, mode: Mode, restored: &Restored) {
         }
         Mode::Chain => {
             assert!(manifest.info.extra.is_empty());
-            offline::for_each::<StorageError>(&log, |record| {
+            offline::for_each::<_, StorageError>(&log, |record| {
                 entries.push((record.position, codec::decode(&record.payload).unwrap()));
                 Ok(())
             })
@@ -326,8 +326,9 @@ fn image_of_another_engine_is_refused_and_is_no_damage() {
     let temp = tempfile::tempdir().unwrap();
     let mut image = Vec::new();
     machine(BASE).image().unwrap().write_to(&mut image).unwrap();
-    let (ours, at) = (engine_fingerprint().into_bytes(), 0);
-    let place = image.windows(ours.len()).position(|window| window == ours).expect("it is in the head") + at;
+    let ours = engine_fingerprint().into_bytes();
+    // The one in force comes after that of the genesis.
+    let place = image.windows(ours.len()).rposition(|window| window == ours).expect("it is in the head");
     image[place] ^= 1;
     let folder = temp.path().join("old");
     let dir = NodeDir::open(&folder, "old").unwrap();

@@ -19,7 +19,7 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use replicator_chain::{Coordinator, Life, PersistOrder, Promise, Replica, Standing, Timing, Wish};
-use replicator_storage::{Log, StorageError};
+use replicator_storage::{Log, Record, StorageError};
 use replicator_types::{DiskId, Epoch, LogIndex, Position, codec};
 use tokio::{
     runtime::Handle,
@@ -33,8 +33,8 @@ use self::{
     mesh::Mesh,
 };
 use super::{
-    ApplySink, ChainLink, ChainView, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role, Strategy,
-    View, VoteStore,
+    ApplySink, ChainLink, ChainView, Committed, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role,
+    Strategy, View, VoteStore,
     majority::{self, Majority},
 };
 use crate::transport::{Envelope, Join, JoinAnswer, Peers};
@@ -300,6 +300,13 @@ impl Strategy for Chain {
         let refused = PeerMessageError::Malformed("this cluster runs in chain mode".into());
         std::future::ready(Err(refused)).boxed()
     }
+
+    fn committed(&self, record: Record) -> Result<Committed, String> {
+        Ok((record.position, Some(record.payload)))
+    }
+
+    /// Who becomes the primary is the chain's order: there is nothing to stand back from.
+    fn stand_back(&self, _: bool) {}
 
     fn chain(&self) -> Option<ChainView> {
         let seen = self.seen.borrow().clone();

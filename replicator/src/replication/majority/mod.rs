@@ -19,10 +19,10 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use openraft::{
-    Config, Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy, alias::SnapshotOf,
+    Config, EntryPayload, Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy, alias::SnapshotOf,
     async_runtime::watch::WatchReceiver as _, errors::ClientWriteError,
 };
-use replicator_storage::Log;
+use replicator_storage::{Log, Record};
 use replicator_types::{DiskId, Epoch, LogIndex, Position, codec};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -32,13 +32,13 @@ use self::{
     state_machine::{Memberships, StateMachine, snapshot_meta},
     types::{
         Address, Command, TypeConfig, WireAppend, WireAppended, WireInstall, WireInstalled, WireTransfer, WireVote,
-        WireVoted, members,
+        WireVoted, encoded_command, members,
     },
 };
 use crate::{
     replication::{
-        ApplySink, ChainView, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role, Strategy, View,
-        VoteStore,
+        ApplySink, ChainView, Committed, Fate, Images, Member, PeerMessageError, Progress, ProposeError, Role,
+        Strategy, View, VoteStore,
     },
     transport::{Envelope, Join, JoinAnswer, Peers},
 };
@@ -357,6 +357,19 @@ impl Strategy for Majority {
             Ok(codec::encode(&WireInstalled(answer)).into())
         }
         .boxed()
+    }
+
+    fn committed(&self, record: Record) -> Result<Committed, String> {
+        let at = record.position;
+        let entry = types::to_entry(record).map_err(|error| format!("log entry {at} can't be read: {error}"))?;
+        Ok(match entry.payload {
+            EntryPayload::Normal(command) => (at, Some(encoded_command(&command))),
+            EntryPayload::Membership(_) | EntryPayload::Blank => (at, None),
+        })
+    }
+
+    fn stand_back(&self, back: bool) {
+        self.raft.runtime_config().elect(!back);
     }
 
     fn chain(&self) -> Option<ChainView> {

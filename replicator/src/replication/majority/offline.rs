@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use openraft::{EntryPayload, StoredMembership};
-use replicator_storage::{Log, Record, StorageError};
+use replicator_storage::{ReadLog, Record, StorageError};
 use replicator_types::{
     DiskId, Epoch, LogIndex, Position,
     codec::{self, CodecError},
@@ -63,7 +63,10 @@ pub fn image_members(own: &Member, places: &[Member], at: Position) -> Vec<u8> {
 ///
 /// # Errors
 /// If the log can't be read, or what `each` says.
-pub fn for_each<E: From<StorageError>>(log: &dyn Log, mut each: impl FnMut(Record) -> Result<(), E>) -> Result<(), E> {
+pub fn for_each<L: ReadLog + ?Sized, E: From<StorageError>>(
+    log: &L,
+    mut each: impl FnMut(Record) -> Result<(), E>,
+) -> Result<(), E> {
     let mut next = log.ends().purged.map_or(LogIndex(0), |purged| purged.index.next());
     let end = log.ends().last.map_or(LogIndex(0), |last| last.index.next());
     while next < end {
@@ -79,8 +82,8 @@ pub fn for_each<E: From<StorageError>>(log: &dyn Log, mut each: impl FnMut(Recor
 ///
 /// # Errors
 /// If an entry can't be read, by its codec or by `command`.
-pub fn read(
-    log: &dyn Log,
+pub fn read<L: ReadLog + ?Sized>(
+    log: &L,
     imaged: Vec<Member>,
     mut command: impl FnMut(Position, &[u8]) -> Result<(), CodecError>,
 ) -> Result<Ledger, LedgerError> {
@@ -100,6 +103,14 @@ pub fn read(
         Ok(())
     })
     .map(|()| ledger)
+}
+
+/// The command in a record of a group's log; none in an entry of the group's own.
+///
+/// # Errors
+/// If the record is none of a group's.
+pub fn command_of(record: &Record) -> Result<Option<Bytes>, CodecError> {
+    types::command_of(&record.payload)
 }
 
 /// The entries with which `own` takes a group over after `last`: a membership with it as the only voter, and `command`. The other

@@ -139,6 +139,16 @@ pub(super) fn to_entry(record: Record) -> Result<Entry, CodecError> {
     Ok(Entry { log_id: log_id(record.position), payload })
 }
 
+/// The encoded command in a log record's payload; none in one of the group's own.
+pub(super) fn command_of(payload: &Bytes) -> Result<Option<Bytes>, CodecError> {
+    match payload.first() {
+        None => Err(CodecError::Empty { what: "log record" }),
+        Some(&COMMAND) => Ok(Some(payload.slice(1..))),
+        Some(&(BLANK | MEMBERSHIP)) => Ok(None),
+        Some(&found) => Err(CodecError::Version { what: "log record", found, expected: MEMBERSHIP }),
+    }
+}
+
 macro_rules! wire {
     ($(#[$doc:meta])* $name:ident($($inner:ty),+), $what:literal) => {
         $(#[$doc])*

@@ -23,6 +23,7 @@ mod scanner;
 mod segment;
 mod segment_writer;
 mod state;
+mod stopped;
 mod tear;
 mod walk;
 mod watermark;
@@ -45,6 +46,7 @@ pub use self::{
     matching::Matching,
     mend::{EntrySource, GivenEntries, MendError, Withheld},
     options::{DiskLogOptions, OpenReport},
+    stopped::StoppedLog,
     tear::TornTail,
     writer::FlushCheck,
 };

@@ -160,9 +160,11 @@ fn modules_are_kept_by_their_hash() {
     both.sort();
     assert_eq!(modules.list().unwrap(), both);
     assert_eq!(modules.get(one).unwrap().as_deref(), Some(&b"one"[..]));
+    assert_eq!(modules.bytes(one).unwrap(), Some(3));
     modules.remove(one).unwrap();
     modules.remove(one).unwrap();
     assert_eq!(modules.get(one).unwrap(), None);
+    assert_eq!(modules.bytes(one).unwrap(), None);
     assert_eq!(modules.list().unwrap(), [two]);
 }
 

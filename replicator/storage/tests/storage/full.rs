@@ -109,6 +109,21 @@ fn child_is_closed_while_it_waits() {
     println!("it was closed");
 }
 
+/// Not a test of its own: what the process does whose modules are too large for its disk.
+#[test]
+fn child_has_no_room_for_a_module() {
+    let Some(path) = env::var_os(DIR) else { return };
+    let path = PathBuf::from(path);
+    let modules = NodeDir::open(&path, NODE).unwrap().modules().unwrap();
+    let large = vec![7; 2 << 20];
+    let error = modules.put(&large).unwrap_err();
+    assert!(matches!(error, StorageError::Full { needed: 2_097_152, .. }) && !error.is_failed_fsync(), "{error}");
+    assert_eq!(fs::read_dir(path.join("modules")).unwrap().count(), 0, "what was written takes no room");
+    let small = modules.put(b"small").unwrap();
+    assert_eq!(modules.list().unwrap(), [small]);
+    println!("it goes on without it");
+}
+
 /// Runs a test above with files of 1.5 MiB at most.
 fn limited(path: &Path, test: &str) -> String {
     // In blocks of 512 bytes. The signal is ignored, so that a write beyond the limit is an error.
@@ -118,6 +133,12 @@ fn limited(path: &Path, test: &str) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+#[test]
+fn module_without_room_is_refused_and_leaves_nothing_behind() {
+    let folder = folder();
+    assert!(limited(folder.path(), "child_has_no_room_for_a_module").contains("it goes on without it"));
 }
 
 #[test]

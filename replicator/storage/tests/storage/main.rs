@@ -22,4 +22,5 @@ mod model;
 mod saved;
 mod scratch;
 mod segments;
+mod stopped;
 mod torn;

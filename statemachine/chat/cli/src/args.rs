@@ -21,6 +21,8 @@ Examples:
   chat list 'b*'                    accounts whose names begin with b
   chat send bob Hello, Bob!         send a message
   chat read                         show the oldest unread messages and mark them read
+  chat react 17 👍                  react to message 17
+  chat edit bob 18 Hello, Bob!      change what message 18 to bob says
   chat listen                       show messages as they come
   chat -o json messages | jq .      the whole mailbox, for programs
   seq 100 | chat send bob --stdin   one message per line
@@ -171,6 +173,29 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         last: Option<u32>,
     },
+    /// React to a message in your mailbox, with an emoji or another short text. Its sender is told.
+    React {
+        /// The message's number, as `messages` and `listen` show it.
+        #[arg(value_name = "ID")]
+        id: u64,
+        /// The reaction, in the place of the one that is there: at most 32 bytes, without spaces.
+        #[arg(required_unless_present = "remove")]
+        reaction: Option<String>,
+        /// Take the reaction back.
+        #[arg(long, conflicts_with = "reaction")]
+        remove: bool,
+    },
+    /// Change the text of a message that you have sent. Its recipient sees that it was edited.
+    Edit {
+        /// The recipient's name.
+        to: String,
+        /// The message's number, as `send` has printed it.
+        #[arg(value_name = "ID")]
+        id: u64,
+        /// The new text; several words are joined by spaces.
+        #[arg(required = true)]
+        text: Vec<String>,
+    },
     /// Delete messages from your mailbox.
     DeleteMessages {
         /// Their numbers, as `messages` shows them. Unknown ones are skipped.
@@ -183,9 +208,9 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Show messages as they come, each once, and mark them read. Goes on where it was stopped.
+    /// Show messages as they come, each once, and mark them read; and what is edited, and who reacts. Goes on where it was stopped.
     Listen {
-        /// Stop after this many messages.
+        /// Stop after this many messages. Edits and reactions don't count.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
         /// Stop after this many seconds; with --count, fail if that many messages haven't come by then.
@@ -295,5 +320,8 @@ mod tests {
         assert!(Cli::try_parse_from(["chat", "send", "bob", "hi", "--stdin"]).is_err());
         assert!(Cli::try_parse_from(["chat", "send", "bob", "hi", "--window", "8"]).is_err());
         assert!(Cli::try_parse_from(["chat"]).is_ok_and(|cli| cli.command.is_none()));
+        assert!(Cli::try_parse_from(["chat", "react", "1"]).is_err());
+        assert!(Cli::try_parse_from(["chat", "react", "1", "ok", "--remove"]).is_err());
+        assert!(Cli::try_parse_from(["chat", "edit", "bob", "1"]).is_err());
     }
 }

@@ -79,6 +79,9 @@ pub(crate) fn refused(error: ChatError, account: &str) -> anyhow::Error {
         ChatErrorCode::AccountExists => format!("; choose another name, or run `chat login {account}`"),
         ChatErrorCode::WrongPassword => "; try again, or make the account with `chat register`".to_owned(),
         ChatErrorCode::AlreadyLoggedIn => "; run `chat logout` first".to_owned(),
+        ChatErrorCode::UnknownAction => {
+            "; it is older than this program, and its operator can say when it is replaced".to_owned()
+        }
         _ => String::new(),
     };
     // The module's own words may already say what to do.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use replicator_proto::chat::v1::Message;
+use replicator_proto::chat::v1::{Message, ReactionNotice};
 use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
@@ -77,7 +77,7 @@ pub(crate) fn messages(messages: &[Message], unread: u64) -> String {
     }
     let rows = messages.iter().map(|message| {
         let mark = if message.unread { "*" } else { "" };
-        vec![message.id.to_string(), mark.to_owned(), time(message.time_us), sender(message), visible(&message.text)]
+        vec![message.id.to_string(), mark.to_owned(), time(message.time_us), sender(message), said(message)]
     });
     let table = table(&["ID", "NEW", "TIME (UTC)", "FROM", "MESSAGE"], &[0], rows);
     if unread == 0 { table } else { format!("{table}\n{unread} more unread") }
@@ -87,7 +87,48 @@ pub(crate) fn messages(messages: &[Message], unread: u64) -> String {
 pub(crate) fn line(message: &Message) -> String {
     let (dim, bold) = (anstyle::Style::new().dimmed(), anstyle::Style::new().bold());
     let (time, sender) = (time(message.time_us), sender(message));
-    format!("{dim}{time} #{}{dim:#} {bold}{sender}{bold:#}: {}", message.id, visible(&message.text))
+    format!("{dim}{time} #{}{dim:#} {bold}{sender}{bold:#}: {}", message.id, said(message))
+}
+
+/// What a message says, and what became of it since.
+fn said(message: &Message) -> String {
+    let edited = if message.edited_us == 0 { "" } else { " (edited)" };
+    let reaction = some(&message.reaction).map(|reaction| format!(" [{}]", visible(reaction))).unwrap_or_default();
+    format!("{}{edited}{reaction}", visible(&message.text))
+}
+
+/// A text, unless it is empty.
+pub(crate) fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// What came of an own reaction.
+pub(crate) fn reacted(message_id: u64, reaction: &str) -> String {
+    match some(reaction) {
+        Some(reaction) => format!("reacted to {message_id}: {}", visible(reaction)),
+        None => format!("took back the reaction to {message_id}"),
+    }
+}
+
+/// A reaction of somebody else on one line, as `listen` shows it.
+pub(crate) fn reaction(notice: &ReactionNotice) -> String {
+    let bold = anstyle::Style::new().bold();
+    let (from, id) = (visible(&notice.from), notice.message_id);
+    match some(&notice.reaction) {
+        Some(reaction) => format!("{bold}{from}{bold:#} reacted to #{id}: {}", visible(reaction)),
+        None => format!("{bold}{from}{bold:#} took back the reaction to #{id}"),
+    }
+}
+
+/// A reaction of somebody else for programs.
+pub(crate) fn reaction_json(notice: &ReactionNotice) -> Value {
+    json!({ "message_id": notice.message_id, "from": notice.from, "reaction": some(&notice.reaction) })
+}
+
+/// An edited message on one line, as `listen` shows it.
+pub(crate) fn edited(message: &Message) -> String {
+    let dim = anstyle::Style::new().dimmed();
+    format!("{dim}edited:{dim:#} {}", line(message))
 }
 
 fn sender(message: &Message) -> String {
@@ -105,6 +146,8 @@ pub(crate) fn message_json(message: &Message) -> serde_json::Value {
         "time": time(message.time_us).replace(' ', "T") + "Z",
         "time_us": message.time_us,
         "unread": message.unread,
+        "reaction": some(&message.reaction),
+        "edited_us": Some(message.edited_us).filter(|&time_us| time_us != 0),
     })
 }
 
@@ -152,7 +195,16 @@ mod tests {
 
     fn message(id: u64, text: &str) -> Message {
         let time_us = 1_795_366_085_123_456;
-        Message { id, from: "bob".into(), from_deleted: id == 7, text: text.into(), time_us, unread: id > 9 }
+        let unread = id > 9;
+        Message {
+            id,
+            from: "bob".into(),
+            from_deleted: id == 7,
+            text: text.into(),
+            time_us,
+            unread,
+            ..Message::default()
+        }
     }
 
     #[test]
@@ -180,6 +232,19 @@ mod tests {
         assert_eq!(visible("\u{61c}a\u{2028}b"), "\\u{61c}a\\u{2028}b");
         let line = anstream::adapter::strip_str(&line(&message(8, "x\ny"))).to_string();
         assert!(line.ends_with("#8 bob: x\\ny"), "{line}");
+    }
+
+    #[test]
+    fn edits_and_reactions_are_shown_and_cannot_drive_the_terminal() {
+        let message = Message { edited_us: 1, reaction: "\u{1f44d}\x1b".into(), ..message(8, "hi") };
+        let shown = anstream::adapter::strip_str(&edited(&message)).to_string();
+        assert!(shown.starts_with("edited: ") && shown.ends_with("#8 bob: hi (edited) [\u{1f44d}\\u{1b}]"), "{shown}");
+        let mut notice = ReactionNotice { message_id: 8, from: "a\nb".into(), reaction: "\r".into() };
+        assert_eq!(anstream::adapter::strip_str(&reaction(&notice)).to_string(), "a\\nb reacted to #8: \\r");
+        notice.reaction.clear();
+        assert_eq!(anstream::adapter::strip_str(&reaction(&notice)).to_string(), "a\\nb took back the reaction to #8");
+        assert_eq!(reaction_json(&notice)["reaction"], Value::Null);
+        assert_eq!(message_json(&message)["edited_us"], 1);
     }
 
     #[test]

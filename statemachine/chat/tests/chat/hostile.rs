@@ -19,10 +19,14 @@ fn refused(answer: Answer) -> Code {
 #[test]
 fn what_is_no_request_is_refused() {
     let (mut world, [ada]) = World::of(["ada"]);
-    // Nothing at all; an unknown action; a length past the end; a wrong wire type; a text that isn't UTF-8.
-    for bytes in [&b""[..], b"\xfa\x01\x00", b"\x0a\x05", b"\x08\x01", b"\x22\x03\x0a\x01\xff"] {
+    // A length past the end; a wrong wire type; a text that isn't UTF-8. Then nothing at all, and an action of a later version.
+    for bytes in [&b"\x0a\x05"[..], b"\x08\x01", b"\x22\x03\x0a\x01\xff"] {
         assert_eq!(refused(read(&world.harness.request(ada, bytes))), Code::Invalid, "{bytes:?}");
         assert_eq!(refused(read(&world.harness.query(ada, bytes))), Code::Invalid, "{bytes:?}");
+    }
+    for bytes in [&b""[..], b"\xfa\x01\x00"] {
+        assert_eq!(refused(read(&world.harness.request(ada, bytes))), Code::UnknownAction, "{bytes:?}");
+        assert_eq!(refused(read(&world.harness.query(ada, bytes))), Code::UnknownAction, "{bytes:?}");
     }
 }
 

@@ -29,6 +29,7 @@ fn a_message_is_pushed_to_every_session_and_waits_in_the_mailbox() {
         text: "hello".to_owned(),
         time_us: START_TIME_US + 9_000,
         unread: true,
+        ..Message::default()
     };
     assert_eq!(outcome.pushes.len(), 2);
     for session in [bob, second] {

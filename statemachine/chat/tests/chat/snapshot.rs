@@ -2,9 +2,12 @@
 
 use chat_module::Chat;
 use replicator_proto::chat::v1::{DeleteAccount, chat_request::Action};
-use statemachine::testing::Harness;
+use statemachine::testing::{Harness, records};
 
-use crate::world::{World, texts};
+use crate::world::{World, edit, react, texts};
+
+/// The format that the module writes.
+const SCHEMA: u32 = 2;
 
 /// A server in which every kind of record has something to say.
 fn full() -> World {
@@ -13,12 +16,15 @@ fn full() -> World {
     world.send(eve, "bob", "from somebody who goes");
     world.read_next(bob, 1);
     world.send(bob, "ada", "unread");
+    world.ask(bob, react(1, "\u{1f44d}"));
+    world.ask(ada, react(3, "ok"));
+    world.ask(bob, edit("ada", 3, "unread, and edited"));
     world.ask(eve, Action::DeleteAccount(DeleteAccount {}));
     world
 }
 
 fn restore(stream: &[u8]) -> Result<Harness<Chat>, String> {
-    Harness::restored(b"", 1, &[stream.to_vec()])
+    Harness::restored(b"", SCHEMA, &[stream.to_vec()])
 }
 
 #[test]
@@ -37,30 +43,29 @@ fn a_snapshot_of_a_restored_server_is_the_same() {
 }
 
 #[test]
-fn the_bytes_of_schema_1_stay_as_they_are() {
+fn the_bytes_of_schema_2_stay_as_they_are() {
     let (mut world, [ada]) = World::of(["ada"]);
     world.send(ada, "ada", "hi");
-    let mut expected = Vec::new();
-    let mut record = |parts: &[&[u8]]| {
-        let bytes = parts.concat();
-        expected.extend((bytes.len() as u32).to_le_bytes());
-        expected.extend(bytes);
-    };
+    world.ask(ada, react(1, "ok"));
+    world.ask(ada, edit("ada", 1, "ho"));
     let key = crate::world::key("ada").verifying_key().to_bytes();
-    record(&[&[0], &2u64.to_le_bytes(), &2u64.to_le_bytes()]);
-    record(&[&[1], &1u64.to_le_bytes(), &key, b"ada"]);
-    record(&[&[2], &ada.0, &1u64.to_le_bytes()]);
-    let time = (statemachine::testing::START_TIME_US + 4_000).to_le_bytes();
-    record(&[&[3], &1u64.to_le_bytes(), &1u64.to_le_bytes(), &[1], &time, &1u64.to_le_bytes(), &[3], b"ada", b"hi"]);
-    expected.extend(u32::MAX.to_le_bytes());
-    expected.extend(4u64.to_le_bytes());
-    assert_eq!(world.harness.snapshot().concat(), expected);
+    let (one, two) = (1u64.to_le_bytes(), 2u64.to_le_bytes());
+    let [sent, edited] = [4_000, 6_000].map(|after| (statemachine::testing::START_TIME_US + after).to_le_bytes());
+    let expected: [&[&[u8]]; 6] = [
+        &[&[0], &two, &two],
+        &[&[1], &one, &key, b"ada"],
+        &[&[2], &ada.0, &one],
+        &[&[3], &one, &one, &[1], &sent, &one, &[3], b"ada", b"ho"],
+        &[&[16], &one, &one, b"ok"],
+        &[&[17], &one, &one, &edited],
+    ];
+    assert_eq!(records(&world.harness.snapshot()), expected.map(<[_]>::concat));
 }
 
 #[test]
 fn a_snapshot_of_another_schema_is_refused() {
     let chunks = full().harness.snapshot();
-    for schema in [0, 2] {
+    for schema in [0, 3] {
         let error = Harness::<Chat>::restored(b"", schema, &chunks).err().unwrap();
         assert!(error.contains(&format!("this one is of {schema}")), "{error}");
     }

@@ -4,17 +4,18 @@ use chat_module::Chat;
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message as _;
 use replicator_proto::chat::v1::{
-    ChatErrorCode, ChatPush, ChatQuery, ChatRequest, ChatResponse, Login, Message, Messages, ReadNext, Register, Send,
-    Sent, chat_push::Event, chat_query, chat_request::Action, chat_response::Result as Answer,
+    ChatErrorCode, ChatPush, ChatQuery, ChatRequest, ChatResponse, Edit, ListMessages, Login, Message, Messages, React,
+    ReadNext, Register, Send, Sent, chat_push::Event, chat_query, chat_request::Action,
+    chat_response::Result as Answer,
 };
 use statemachine::{
-    SessionId,
+    SessionId, StateMachine,
     testing::{Harness, Outcome},
 };
 
 /// A server, and whoever asks it something.
-pub(crate) struct World {
-    pub(crate) harness: Harness<Chat>,
+pub(crate) struct World<M = Chat> {
+    pub(crate) harness: Harness<M>,
 }
 
 pub(crate) fn key(name: &str) -> SigningKey {
@@ -38,6 +39,14 @@ pub(crate) fn send(to: &str, text: &str) -> Action {
     Action::Send(Send { to: to.to_owned(), text: text.to_owned() })
 }
 
+pub(crate) fn react(message_id: u64, reaction: &str) -> Action {
+    Action::React(React { message_id, reaction: reaction.to_owned() })
+}
+
+pub(crate) fn edit(to: &str, message_id: u64, text: &str) -> Action {
+    Action::Edit(Edit { to: to.to_owned(), message_id, text: text.to_owned() })
+}
+
 /// The events that an outcome pushed to a session.
 pub(crate) fn events(outcome: &Outcome, session: SessionId) -> Vec<Event> {
     let decode = |payload| ChatPush::decode(payload).expect("a push is a ChatPush").event.expect("a push has an event");
@@ -55,9 +64,21 @@ impl World {
 
     /// A server with one session logged in for each name.
     pub(crate) fn of<const N: usize>(names: [&str; N]) -> (Self, [SessionId; N]) {
-        let mut world = Self::new();
+        Self::running(names)
+    }
+}
+
+impl<M: StateMachine> World<M> {
+    /// The same, of a server that is another version.
+    pub(crate) fn running<const N: usize>(names: [&str; N]) -> (Self, [SessionId; N]) {
+        let mut world = Self { harness: Harness::new(b"").expect("no configuration is a right one") };
         let sessions = names.map(|name| world.newcomer(name));
         (world, sessions)
+    }
+
+    /// Puts another version in its place.
+    pub(crate) fn swap<N: StateMachine>(self) -> World<N> {
+        World { harness: self.harness.swap(b"").expect("the other version reads this one's snapshot") }
     }
 
     pub(crate) fn connect(&mut self) -> SessionId {
@@ -123,6 +144,12 @@ impl World {
             Answer::Sent(Sent { message_id, .. }) => message_id,
             answer => panic!("{answer:?}"),
         }
+    }
+
+    /// The whole mailbox.
+    #[track_caller]
+    pub(crate) fn mailbox(&mut self, session: SessionId) -> Vec<Message> {
+        messages(self.query(session, chat_query::Action::ListMessages(ListMessages::default()))).messages
     }
 
     #[track_caller]

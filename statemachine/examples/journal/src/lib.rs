@@ -9,13 +9,20 @@
 //! | `append WRITER NUMBER PAYLOAD CHECK` | `EXECUTION NUMBERS` | `WRITER NUMBER` |
 //! | `runs WRITER` (a query too) | `DOUBLED` and then the numbers executed, in order, as ` FIRST+COUNT` for each unbroken run | |
 //! | `writers` (a query too) | a line `WRITER NUMBERS DOUBLED` for each writer, in the order of their names | |
+//! | `about` (a query too) | `VERSION SWAPS`: of the module that runs, and how often one has taken over from another | |
+//! | `bytes WRITER` (a query too; version 2) | bytes of the payloads of its appends, since version 2 runs | |
 //!
 //! EXECUTION is this append's own place among the appends of all writers, from 1; NUMBERS is how many numbers the writer has now; DOUBLED is
 //! how many executions of its numbers were not the first. CHECK is the 64-bit FNV-1a hash, in 16 hexadecimal digits, of `WRITER NUMBER PAYLOAD`:
 //! a request that was changed on its way is refused. What can't be done is answered with `error: ` and the reason.
 //!
-//! Build it with `cargo build --profile wasm --target wasm32-unknown-unknown -p journal-module`.
+//! There are two versions of it, for swaps: one source, which two packages build, and their version decides. They write their snapshots in
+//! different schemas, and each reads both. Back in version 1, the bytes are lost, and nothing else.
+//!
+//! Build it with `cargo build --profile wasm --target wasm32-unknown-unknown -p journal-module -p journal-v2-module`.
 #![forbid(unsafe_code)]
+
+mod snapshot;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -24,6 +31,8 @@ use std::{
 
 use statemachine::{Context, Output, StateMachine, TopicId, export};
 
+/// Whether this is version 1.
+const IS_V1: bool = matches!(env!("CARGO_PKG_VERSION_MAJOR").as_bytes(), b"1");
 const NAME_BYTES_MAX: usize = 64;
 /// Every state needs a bound, or a client could fill the memory.
 const WRITERS_MAX: usize = 1 << 16;
@@ -35,6 +44,8 @@ const RUNS_MAX: usize = 1 << 12;
 pub struct Journal {
     /// Appends executed, of all writers.
     executions: u64,
+    /// How often a module has taken over from another, this one or the other version.
+    swaps: u64,
     writers: BTreeMap<String, Writer>,
 }
 
@@ -48,6 +59,8 @@ struct Writer {
     numbers: u64,
     /// Executions of a number that was there already.
     doubled: u64,
+    /// Of the payloads of its appends, since version 2 runs. Always 0 in version 1.
+    bytes: u64,
     /// Where its appends are pushed. Made once, for it costs a hash.
     topic: TopicId,
 }
@@ -58,7 +71,8 @@ export!(Journal);
 impl StateMachine for Journal {
     const APP: &'static str = "journal";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SCHEMA: u32 = 1;
+    const SCHEMA: u32 = if IS_V1 { 1 } else { 2 };
+    const ACCEPTS_FROM: &'static [u32] = if IS_V1 { &[2] } else { &[1] };
 
     fn init(config: &[u8]) -> Result<Self, String> {
         if config.is_empty() { Ok(Self::default()) } else { Err("journal has no configuration".to_owned()) }
@@ -78,30 +92,21 @@ impl StateMachine for Journal {
         }
     }
 
-    // The first record is the count of executions; then, for each writer, one with its name and doubles, and one for each run.
-    // A line of text each, which costs little: there are few runs.
     fn snapshot(&self) -> impl Iterator<Item = Vec<u8>> {
-        let writers = self.writers.iter().flat_map(|(name, writer)| {
-            let head = format!("writer {name} {}", writer.doubled);
-            let runs = writer.runs.iter().map(move |(first, count)| format!("run {name} {first} {count}"));
-            std::iter::once(head).chain(runs)
-        });
-        std::iter::once(format!("executions {}", self.executions)).chain(writers).map(String::into_bytes)
+        self.records()
     }
 
-    fn restore(&mut self, _schema: u32, record: &[u8]) -> Result<(), String> {
-        match words(record)?.as_slice() {
-            ["executions", count] => self.executions = number(count)?,
-            ["writer", name, doubled] => {
-                self.writers.insert((*name).to_owned(), Writer { doubled: number(doubled)?, ..Writer::new(name) });
-            }
-            ["run", name, first, count] => {
-                let (first, count) = (number(first)?, number(count)?);
-                let writer = self.writers.get_mut(*name).ok_or("a run comes after its writer")?;
-                writer.runs.insert(first, count);
-                writer.numbers += count;
-            }
-            _ => return Err("a record is executions, a writer or a run".to_owned()),
+    fn restore(&mut self, schema: u32, record: &[u8]) -> Result<(), String> {
+        match schema {
+            1 => self.restore_line(record),
+            _ => self.restore_bytes(record),
+        }
+    }
+
+    fn restored(&mut self, _schema: u32) -> Result<(), String> {
+        self.swaps += 1;
+        if IS_V1 {
+            self.writers.values_mut().for_each(|writer| writer.bytes = 0);
         }
         Ok(())
     }
@@ -121,6 +126,9 @@ impl Journal {
                 }
                 let writer = self.writer(name)?;
                 writer.record(number)?;
+                if !IS_V1 {
+                    writer.bytes += payload.len() as u64;
+                }
                 let (numbers, topic) = (writer.numbers, writer.topic);
                 self.executions += 1;
                 output.push_to_topic(topic, format!("{name} {number}").as_bytes());
@@ -156,7 +164,9 @@ impl Journal {
                 writeln!(lines, "{name} {} {}", writer.numbers, writer.doubled).expect("a String takes everything");
                 lines
             })),
-            _ => Err("try `append WRITER NUMBER PAYLOAD CHECK`, `runs WRITER` or `writers`".to_owned()),
+            ["about"] => Ok(format!("{} {}", Self::VERSION, self.swaps)),
+            ["bytes", name] if !IS_V1 => Ok(self.writers.get(*name).map_or(0, |writer| writer.bytes).to_string()),
+            _ => Err("try `append WRITER NUMBER PAYLOAD CHECK`, `runs WRITER`, `writers` or `about`".to_owned()),
         }
     }
 }
@@ -164,7 +174,7 @@ impl Journal {
 impl Writer {
     fn new(name: &str) -> Self {
         let topic = TopicId::of_name(&format!("journal/{name}"));
-        Self { runs: BTreeMap::new(), numbers: 0, doubled: 0, topic }
+        Self { runs: BTreeMap::new(), numbers: 0, doubled: 0, bytes: 0, topic }
     }
 
     /// Notes that `number` was executed.
@@ -206,7 +216,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use statemachine::{SessionId, testing::Harness};
+    use statemachine::{SessionId, StateMachine, testing::Harness};
 
     use super::{Journal, RUNS_MAX, fnv1a};
 
@@ -293,10 +303,11 @@ mod tests {
             ask(&mut harness, client, &append("b", number * 2));
         }
         let chunks = harness.snapshot_in_chunks(7);
-        let mut restored = Harness::<Journal>::restored(b"", 1, &chunks).unwrap();
-        assert_eq!(restored.snapshot(), harness.snapshot());
+        let mut restored = Harness::<Journal>::restored(b"", Journal::SCHEMA, &chunks).unwrap();
+        assert_eq!(restored.query(client, b"writers").reply(), harness.query(client, b"writers").reply());
         let mut swapped = harness.swap::<Journal>(b"").unwrap();
         assert_eq!(ask(&mut swapped, client, &append("a", 6)), "11 5");
         assert_eq!(swapped.query(client, b"runs a").reply(), b"1 0+2 5+3");
+        assert_eq!(swapped.query(client, b"about").reply(), format!("{} 1", Journal::VERSION).as_bytes());
     }
 }

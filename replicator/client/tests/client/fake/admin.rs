@@ -21,6 +21,41 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake has no modules"))
     }
 
+    async fn list_modules(
+        &self,
+        _: Request<pb::ListModulesRequest>,
+    ) -> Result<Response<pb::ListModulesResponse>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
+    async fn activate_module(
+        &self,
+        _: Request<pb::ActivateModuleRequest>,
+    ) -> Result<Response<pb::ActivateModuleResponse>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
+    async fn rollback_module(
+        &self,
+        _: Request<pb::RollbackModuleRequest>,
+    ) -> Result<Response<pb::ActivateModuleResponse>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
+    async fn remove_module(
+        &self,
+        _: Request<pb::RemoveModuleRequest>,
+    ) -> Result<Response<pb::RemoveModuleResponse>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
+    async fn upgrade_engine(
+        &self,
+        _: Request<pb::UpgradeEngineRequest>,
+    ) -> Result<Response<pb::UpgradeEngineResponse>, Status> {
+        Err(Status::unimplemented("the fake has no engine"))
+    }
+
     async fn bootstrap(&self, _: Request<pb::BootstrapRequest>) -> Result<Response<pb::BootstrapResponse>, Status> {
         Err(Status::unimplemented("the fake needs no bootstrap"))
     }

@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use prost::Message as _;
 use replicator_client::{Error, Push, Subscription};
 use replicator_proto::chat::v1::{self as chat, ChatPush, chat_push::Event, chat_request};
+use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     account::{Account, Reply, unexpected},
     args::Global,
     failure::{Refused, explain, usage},
-    output::{line, message_json, note, print, visible},
+    output::{edited, line, message_json, note, print, reaction, reaction_json, visible},
 };
 
 /// The most messages that are shown before they are marked.
@@ -38,6 +39,12 @@ pub(super) async fn listen(global: &Global, count: Option<u64>, limit: Option<Du
         Some(count) if listener.shown < count => bail!("{} of {count} messages came in time", listener.shown),
         _ => Ok(()),
     }
+}
+
+/// What isn't a message that came says what it is.
+fn named(kind: &str, mut json: Value) -> Value {
+    json["event"] = kind.into();
+    json
 }
 
 struct Listener<'a> {
@@ -149,6 +156,12 @@ impl Listener<'_> {
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             Some(Event::AccountDeleted(_)) => return Ok(true),
+            Some(Event::Edited(message)) => {
+                print(self.global, named("edited", message_json(&message)), || edited(&message))?;
+            }
+            Some(Event::Reaction(notice)) => {
+                print(self.global, named("reaction", reaction_json(&notice)), || reaction(&notice))?;
+            }
             // What passes isn't for this command; the others are of a later version.
             Some(Event::Typing(_) | Event::Presence(_)) | None => {}
         }

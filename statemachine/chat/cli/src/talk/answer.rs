@@ -86,6 +86,17 @@ impl Talk {
                 let text = format!("deleted {} of {}", deleted.count, ids.len());
                 self.view.show("deleted", json!({ "deleted": deleted.count }), &text)
             }
+            (Job::React { message_id, reaction }, Reply::Reacted(done)) => {
+                let json = json!({
+                    "message_id": message_id, "reaction": output::some(&reaction), "pushed_to": done.pushed_to,
+                });
+                self.view.show("reacted", json, &output::reacted(message_id, &reaction))
+            }
+            (Job::Edit { to, message_id, text }, Reply::Edited(done)) => {
+                let shown = format!("edited #{message_id} to {}: {}", visible(&to), visible(&text));
+                let json = json!({ "message_id": message_id, "to": to, "text": text, "pushed_to": done.pushed_to });
+                self.view.show("changed", json, &shown)
+            }
             _ => Err(unexpected()),
         }
     }

@@ -53,6 +53,15 @@ pub(super) enum Job {
     Messages(u32),
     List(String),
     Delete(Vec<u64>),
+    React {
+        message_id: u64,
+        reaction: String,
+    },
+    Edit {
+        to: String,
+        message_id: u64,
+        text: String,
+    },
     /// Finds the login that another command has made, or logs in again, in the place of this session.
     Renew {
         gone: SessionId,
@@ -67,6 +76,7 @@ impl Job {
     pub(super) fn undone(&self) -> String {
         match self {
             Self::Send { to, text } => format!("not sent to {} (\"{}\")", visible(to), visible(text)),
+            Self::Edit { message_id, text, .. } => format!("#{message_id} not edited (\"{}\")", visible(text)),
             _ => "not done".to_owned(),
         }
     }
@@ -144,6 +154,12 @@ impl Desk {
             Job::Read(limit) => self.execute(chat_request::Action::ReadNext(chat::ReadNext { limit }), done).await,
             Job::Delete(message_ids) => {
                 self.execute(chat_request::Action::DeleteMessages(chat::DeleteMessages { message_ids }), done).await
+            }
+            Job::React { message_id, reaction } => {
+                self.execute(chat_request::Action::React(chat::React { message_id, reaction }), done).await
+            }
+            Job::Edit { to, message_id, text } => {
+                self.execute(chat_request::Action::Edit(chat::Edit { to, message_id, text }), done).await
             }
             Job::History => self.messages(HISTORY, 0, true).await,
             Job::Messages(count) => self.messages(count, 0, true).await,

@@ -70,6 +70,11 @@ impl Talk {
             Said::Messages(count) => self.ask(Job::Messages(count)),
             Said::List(pattern) => self.ask(Job::List(pattern)),
             Said::Delete(ids) => self.ask(Job::Delete(ids)),
+            Said::React(message_id, reaction) => self.ask(Job::React { message_id, reaction }),
+            Said::Edit(message_id, text) => match self.partner.clone() {
+                Some(to) => self.ask(Job::Edit { to, message_id, text }),
+                None => return self.wrong("of a message to whom? Write /to NAME first"),
+            },
             Said::Who => {
                 self.people.announce(Presence::Here, true, &self.live.notices);
                 self.roll_call = Some(Instant::now() + super::ROLL_CALL);

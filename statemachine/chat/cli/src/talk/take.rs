@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     failure::{explain, last_words, needs_login},
-    output::visible,
+    output::{edited, message_json, reaction, reaction_json, visible},
 };
 
 impl Talk {
@@ -71,6 +71,16 @@ impl Talk {
                 self.give(Job::Forget);
                 let text = format!("the account {} was deleted", visible(&self.name));
                 self.view.note("account_deleted", json!({ "account": self.name }), &text)?;
+            }
+            chat_push::Event::Edited(message) => {
+                self.cursor = cursor;
+                self.view.show("edited", message_json(&message), &edited(&message))?;
+            }
+            chat_push::Event::Reaction(notice) => {
+                self.cursor = cursor;
+                self.people.know(&notice.from);
+                self.view.names(self.people.known());
+                self.view.show("reaction", reaction_json(&notice), &reaction(&notice))?;
             }
             _ => {} // what passes isn't logged
         }

@@ -349,7 +349,8 @@ mod tests {
     fn commands_and_names_are_completed() {
         let names = ["bob", "bobby", "eve"].map(str::to_owned).into();
         let complete = |line: &str| complete(line, &names);
-        assert_eq!(complete("/re"), (0, vec!["/read ".to_owned()]));
+        assert_eq!(complete("/read"), (0, vec!["/read ".to_owned()]));
+        assert_eq!(complete("/re"), (0, vec!["/react ".to_owned(), "/read ".to_owned()]));
         assert_eq!(complete("@bob"), (1, vec!["bob ".to_owned(), "bobby ".to_owned()]));
         assert_eq!(complete("/to e"), (4, vec!["eve".to_owned()]));
         assert_eq!(complete("hello @e").1, [""; 0]);

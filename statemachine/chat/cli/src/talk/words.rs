@@ -15,6 +15,8 @@ TEXT              send it to the one whom you talk with
 /messages [N]     show the last messages again (10, or N)
 /list [PATTERN]   list accounts: * stands for any characters, ? for one
 /who              who you are, and who of those you talked with is here
+/react ID [TEXT]  react to a message with an emoji or another short text; without one, take the reaction back
+/edit ID TEXT     change the text of a message to the one whom you talk with
 /delete ID…       delete messages from your mailbox
 /say TEXT         send a text that begins with / or @
 /typing           tell the one whom you talk with that you write; typing does so by itself
@@ -22,8 +24,21 @@ TEXT              send it to the one whom you talk with
 /quit             end; so does Ctrl-D. Ctrl-C clears the line";
 
 /// The commands, for completion.
-pub(super) const COMMANDS: [&str; 11] =
-    ["/delete ", "/help", "/list ", "/login", "/messages ", "/quit", "/read ", "/say ", "/to ", "/typing", "/who"];
+pub(super) const COMMANDS: [&str; 13] = [
+    "/delete ",
+    "/edit ",
+    "/help",
+    "/list ",
+    "/login",
+    "/messages ",
+    "/quit",
+    "/react ",
+    "/read ",
+    "/say ",
+    "/to ",
+    "/typing",
+    "/who",
+];
 
 /// What a line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +58,9 @@ pub(super) enum Said {
     List(String),
     Who,
     Delete(Vec<u64>),
+    /// Empty: takes the reaction back.
+    React(u64, String),
+    Edit(u64, String),
     Typing,
     LogIn,
     Help,
@@ -77,6 +95,14 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
         ("messages", count) => Said::Messages(number(count)?),
         ("list", pattern) => Said::List(pattern.to_owned()),
         ("delete", ids) => Said::Delete(numbers(ids)?),
+        ("react", what) => match numbered(what) {
+            Some((id, reaction)) if !reaction.contains(char::is_whitespace) => Said::React(id, reaction.to_owned()),
+            _ => return Err("to which, and how? Write /react 17 👍".to_owned()),
+        },
+        ("edit", what) => match numbered(what) {
+            Some((id, text)) if !text.is_empty() => Said::Edit(id, text.to_owned()),
+            _ => return Err("which, and what shall it say? Write /edit 17 TEXT".to_owned()),
+        },
         ("who", "") => Said::Who,
         ("typing", "") => Said::Typing,
         ("login", "") => Said::LogIn,
@@ -93,6 +119,12 @@ pub(super) fn parse(line: &str) -> Result<Said, String> {
         }
     };
     Ok(said)
+}
+
+/// A message's number, and what follows it.
+fn numbered(text: &str) -> Option<(u64, &str)> {
+    let (id, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    Some((id.trim_start_matches('#').parse().ok()?, rest.trim_start()))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -132,6 +164,9 @@ mod tests {
             ("/list", Said::List(String::new())),
             ("/list b*", Said::List("b*".to_owned())),
             ("/delete 1 #2", Said::Delete(vec![1, 2])),
+            ("/react 17 👍", Said::React(17, "👍".to_owned())),
+            ("/react #17", Said::React(17, String::new())),
+            ("/edit 17 hello  you", Said::Edit(17, "hello  you".to_owned())),
             ("/who", Said::Who),
             ("/help me", Said::Help),
             ("/quit", Said::Quit),
@@ -152,6 +187,11 @@ mod tests {
             ("/messages x", "from 1 to 1000"),
             ("/delete", "/delete 17 18"),
             ("/delete x", "/delete 17 18"),
+            ("/react", "/react 17"),
+            ("/react x y", "/react 17"),
+            ("/react 17 two words", "/react 17"),
+            ("/edit 17", "/edit 17 TEXT"),
+            ("/edit x y", "/edit 17 TEXT"),
             ("/quit now", "/quit alone"),
             ("/frob", "there is no /frob; /help"),
             ("/", "there is no /; /help"),

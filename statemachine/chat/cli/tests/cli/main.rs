@@ -205,6 +205,48 @@ fn listen_shows_each_message_once_and_goes_on() {
 }
 
 #[test]
+fn reactions_and_edits_are_told_listed_and_listened_to() {
+    let server = Server::start(2);
+    let (alice, bob) = (User::new(&server, "alice"), User::new(&server, "bob"));
+    alice.enter();
+    bob.enter();
+    alice.run(0, &["send", "bob", "helo"]);
+    assert_eq!(bob.run(0, &["react", "1", "👍"]).0, "reacted to 1: 👍\n");
+    assert_eq!(alice.run(0, &["edit", "bob", "1", "hello,", "Bob"]).0, "edited 1 to bob\n");
+    let (shown, _) = bob.run(0, &["messages"]);
+    assert!(shown.contains("hello, Bob (edited) [👍]"), "{shown}");
+
+    let (heard, _) = bob.run(0, &["listen", "--timeout", "0.5"]);
+    assert!(heard.contains("alice: hello, Bob (edited)") && heard.contains("edited: "), "{heard}");
+    let (heard, _) = alice.run(0, &["-o", "json", "listen", "--timeout", "0.5"]);
+    let told: serde_json::Value = serde_json::from_str(heard.trim()).unwrap();
+    assert_eq!((&told["event"], &told["from"], &told["reaction"]), (&"reaction".into(), &"bob".into(), &"👍".into()));
+    let (again, _) = alice.run(0, &["listen", "--timeout", "0.2"]);
+    assert_eq!(again, "", "each once");
+
+    assert_eq!(bob.run(0, &["react", "1", "--remove"]).0, "took back the reaction to 1\n");
+    let (_, error) = bob.run(1, &["react", "99", "👍"]);
+    assert!(error.contains("no such message"), "{error}");
+    bob.run(2, &["react", "1"]);
+    bob.run(2, &["edit", "alice", "1", ""]);
+}
+
+#[test]
+fn an_older_version_is_said_to_know_no_reactions() {
+    let server = Server::start(1);
+    let alice = User::new(&server, "alice");
+    alice.enter();
+    alice.run(0, &["send", "alice", "hi"]);
+    server.roll_back();
+    for args in [&["react", "1", "ok"][..], &["edit", "alice", "1", "ho"]] {
+        let (_, error) = alice.run(1, args);
+        assert!(error.contains("the running version doesn't know this; it is older than this program"), "{error}");
+    }
+    let (_, error) = alice.run(1, &["-o", "json", "react", "1", "ok"]);
+    assert!(error.contains("\"reason\":\"UNKNOWN_ACTION\""), "{error}");
+}
+
+#[test]
 fn an_expired_login_says_to_log_in_again() {
     let server = Server::start(1);
     let alice = User::new(&server, "alice");

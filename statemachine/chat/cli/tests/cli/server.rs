@@ -50,6 +50,10 @@ struct State {
     keys: BTreeMap<String, Vec<u8>>,
     /// (recipient, message), with its log index.
     messages: Vec<(String, chat::Message, u64)>,
+    /// What was pushed beside messages: to which account, and at which log index.
+    events: Vec<(String, chat::chat_push::Event, u64)>,
+    /// Whether a version of the module runs that knows neither reactions nor editing.
+    is_old: bool,
     log_index: u64,
     faults: VecDeque<Fault>,
     typed_to: Vec<String>,
@@ -107,6 +111,11 @@ impl Server {
     /// From now on these nodes answer wrongly, each in its own way.
     pub(crate) fn let_lie(&self, nodes: &[usize]) {
         self.node.state().liars = nodes.to_vec();
+    }
+
+    /// From now on a version runs that knows neither reactions nor editing.
+    pub(crate) fn roll_back(&self) {
+        self.node.state().is_old = true;
     }
 
     /// A message from somebody else.
@@ -261,6 +270,32 @@ impl State {
                     message.1.unread = false;
                 }
                 Reply::Marked(chat::Marked { count: mark.message_ids.len() as u32 })
+            }
+            Action::React(_) | Action::Edit(_) if self.is_old => {
+                refuse(chat::ChatErrorCode::UnknownAction, "the running version doesn't know this")
+            }
+            Action::React(react) => {
+                let from = account.unwrap();
+                let Some((_, message, _)) =
+                    self.messages.iter_mut().find(|m| m.0 == from && m.1.id == react.message_id)
+                else {
+                    return refuse(chat::ChatErrorCode::NoSuchMessage, "there is no such message");
+                };
+                message.reaction = react.reaction.clone();
+                let (to, reaction) = (message.from.clone(), react.reaction);
+                let notice = chat::ReactionNotice { message_id: react.message_id, from, reaction };
+                self.events.push((to, chat::chat_push::Event::Reaction(notice), self.log_index));
+                Reply::Reacted(chat::Reacted { pushed_to: 1 })
+            }
+            Action::Edit(edit) => {
+                let mine = |m: &&mut (String, chat::Message, u64)| m.0 == edit.to && m.1.id == edit.message_id;
+                let Some((to, message, _)) = self.messages.iter_mut().find(mine) else {
+                    return refuse(chat::ChatErrorCode::NoSuchMessage, "there is no such message of yours");
+                };
+                (message.text, message.edited_us) = (edit.text, 1);
+                let event = chat::chat_push::Event::Edited(message.clone());
+                self.events.push((to.clone(), event, self.log_index));
+                Reply::Edited(chat::Edited { pushed_to: 1 })
             }
             other => panic!("the stand-in doesn't know {other:?}"),
         }
@@ -469,12 +504,18 @@ impl service::ReplicatorService for Node {
                 let (account, pushes) = {
                     let state = node.state();
                     let Some(session) = state.sessions.get(&request.session_id[..]) else { break };
-                    let to = |m: &&(String, chat::Message, u64)| Some(&m.0) == session.account.as_ref() && m.2 > place;
-                    (session.account.clone(), state.messages.iter().filter(to).cloned().collect::<Vec<_>>())
+                    let message = |(to, message, index): &(String, chat::Message, u64)| {
+                        (to.clone(), chat::chat_push::Event::Message(message.clone()), *index)
+                    };
+                    let pushes = state.messages.iter().map(message).chain(state.events.iter().cloned());
+                    let mut pushes: Vec<_> =
+                        pushes.filter(|p| Some(&p.0) == session.account.as_ref() && p.2 > place).collect();
+                    pushes.sort_by_key(|push| push.2);
+                    (session.account.clone(), pushes)
                 };
-                for (_, message, log_index) in pushes {
+                for (_, event, log_index) in pushes {
                     place = log_index;
-                    let push = chat::ChatPush { event: Some(chat::chat_push::Event::Message(message)) };
+                    let push = chat::ChatPush { event: Some(event) };
                     let payload = push.encode_to_vec().into();
                     say(Item::Push(pb::Push { cursor: Some(cursor(place)), topic: String::new(), payload })).await;
                 }

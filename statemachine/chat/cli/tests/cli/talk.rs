@@ -155,6 +155,32 @@ fn a_line_that_fails_fails_the_script_and_not_the_next_line() {
 }
 
 #[test]
+fn reactions_and_edits_go_and_come_in_a_talk() {
+    let server = Server::start(1);
+    let (alice, bob) = couple(&server);
+    let (mut alice, mut bob) = (Talk::json(&alice), Talk::json(&bob));
+    alice.say("/edit 1 to nobody");
+    assert!(alice.event("error")["message"].as_str().unwrap().contains("Write /to NAME first"));
+    alice.say("/to bob");
+    alice.say("helo");
+    bob.event("message");
+    bob.say("/react 1 👍");
+    assert_eq!(bob.event("reacted")["reaction"], "👍");
+    let reaction = alice.event("reaction");
+    assert_eq!((&reaction["from"], &reaction["message_id"]), (&"bob".into(), &1.into()), "{reaction}");
+    alice.say("/edit #1 hello");
+    assert_eq!(alice.event("changed")["text"], "hello");
+    let edited = bob.event("edited");
+    assert_eq!((&edited["text"], &edited["reaction"]), (&"hello".into(), &"👍".into()), "{edited}");
+    bob.say("/react 1");
+    assert_eq!(bob.event("reacted")["reaction"], Value::Null);
+    server.roll_back();
+    bob.say("/react 1 👍");
+    assert!(bob.event("error")["message"].as_str().unwrap().contains("older than this program"));
+    assert_eq!((alice.end(), bob.end()), (1, 1));
+}
+
+#[test]
 fn messages_come_while_lines_go_and_each_once() {
     let server = Server::start(3);
     let (alice, bob) = couple(&server);

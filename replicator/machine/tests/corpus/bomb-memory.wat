@@ -1,0 +1,2 @@
+;; expect: refused "memory begins with 65536 pages"
+(module {{abi}} (memory (export "memory") 65536))

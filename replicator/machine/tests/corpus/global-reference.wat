@@ -1,0 +1,2 @@
+;; expect: refused "global 0 is mutable and no number"
+(module {{abi}} (global (mut funcref) (ref.null func)))

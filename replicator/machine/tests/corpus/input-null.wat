@@ -1,0 +1,2 @@
+;; expect: genesis refused "it answered address 0"
+(module {{abi}} (func (export "rsm_input") (param i32) (result i32) (i32.const 0)))

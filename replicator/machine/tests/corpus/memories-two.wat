@@ -1,0 +1,2 @@
+;; expect: refused ""
+(module (memory 1) {{abi}})

@@ -1,0 +1,2 @@
+;; expect: refused "start function"
+(module {{abi}} (func $start) (start $start))
