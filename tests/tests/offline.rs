@@ -197,3 +197,43 @@ fn running_node_and_damaged_log_are_refused() {
         Ok(())
     });
 }
+
+/// A module beside the one that runs, while that goes on under load: from the log's beginning, and from an image.
+async fn compared_online(s: &Scenario, mode: &str, settings: &str, writes: usize) -> Result<Value> {
+    let witnesses = if mode == "chain" { 2 } else { 0 };
+    let mut cluster = s.prepare_with(3, witnesses, &format!("mode = \"{mode}\"\n{settings}")).await?;
+    cluster.start_all().await?;
+    cluster.init(&module("counter"), &[]).await?;
+    let load = Writes::start(&cluster, 0).await?;
+    load.advance(writes).await?;
+    let rebuilt = rebuilt(s, &module("counter"))?;
+    let told = cluster.replicator(&["module", "diff", &rebuilt, "-o", "json"]).await?.exits(0)?.json()?;
+    ensure!(told["differing"] == 0 && told["state"]["equal"] == true, "{told}");
+    ensure!(told["active"]["module_sha256"] != told["new"]["module_sha256"], "{told}");
+    let refused = cluster.replicator(&["module", "diff", &text(&module("chat")), "--node", "n1"]).await?;
+    refused.exits(1)?.complains_of(&["\"chat\""])?;
+    let acknowledged = load.acknowledged();
+    load.advance(50).await?;
+    let written = load.stop().await?.len();
+    ensure!(written > acknowledged, "the cluster stood still");
+    cluster.expect_counter("written", written as u64).await?;
+    Ok(told)
+}
+
+#[test]
+fn running_majority_is_compared_from_the_beginning_while_it_goes_on() {
+    scenario(async |s| {
+        let told = compared_online(s, "majority", "", 400).await?;
+        ensure!(told["applied"]["kinds"]["request"].as_u64() >= Some(400), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
+fn running_chain_is_compared_from_an_image_while_it_goes_on() {
+    scenario(async |s| {
+        let told = compared_online(s, "chain", "[images]\nlog_bytes = 262144\n", 12_000).await?;
+        ensure!(told["from_log_index"].as_u64() > Some(100), "{told}");
+        Ok(())
+    });
+}

@@ -1,6 +1,6 @@
 //! The offline engine: runs a cluster's log again, without a cluster.
 //!
-//! A [`History`] is a log and what it may begin from: a stopped node's folder, a saved snapshot, or a [`Fixture`], a run that an author keeps
+//! A [`History`] is a log and what it may begin from: a stopped node's folder, a saved snapshot, what was collected from a running node, or a [`Fixture`], a run that an author keeps
 //! beside the module's tests. [`Replay`] applies it to a machine up to an index; [`changes`] tells two indices of it apart; [`beside`] runs
 //! another module along with the one that ran; [`check`] tells an author what is wrong with a module, without any cluster.
 //!
@@ -11,6 +11,7 @@ pub mod beside;
 pub mod changes;
 pub mod check;
 
+mod collected;
 mod error;
 mod fixture;
 mod folder;
@@ -19,6 +20,7 @@ mod replay;
 mod saved;
 mod tally;
 
+pub use collected::Collected;
 pub use error::OfflineError;
 pub use fixture::{Fixture, FixtureError, FixtureHead, FixtureTail, FixtureWriter, Verified};
 pub use folder::{Folder, Framing};

@@ -17,6 +17,7 @@ mod proposals;
 mod proposer;
 mod quarantine;
 mod queries;
+mod reading;
 mod reads;
 mod recovery;
 mod repair;
@@ -50,6 +51,7 @@ pub use self::{
     pipeline::{Finished, Pipeline},
     quarantine::{Divergence, DivergentRequest, FOUND_OUT},
     queries::{Answered, MustSee, Read},
+    reading::{LogReading, ReadLogError},
     recovery::{Account, KnownChain, Recovered, Recovery, RecoveryError},
     requests::{Executed, NodeError, Pending, Request},
     restart::Restart,

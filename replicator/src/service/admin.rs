@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{deadline, errors::ApiError, modules};
 use crate::{
-    node::{Condition, Divergence, Founding, Node, Restart, UpgradeError},
+    node::{Condition, Divergence, Founding, Node, ReadLogError, Restart, UpgradeError},
     replication::{ChainView, Member, Role},
     transport::split_cluster,
 };
@@ -27,6 +27,14 @@ fn bad(message: impl Into<String>) -> Status {
 
 fn module_bytes(module: Option<ModuleHash>) -> Bytes {
     module.map(|module| Bytes::copy_from_slice(&module.0)).unwrap_or_default()
+}
+
+fn log_unreadable(error: ReadLogError) -> Status {
+    match error {
+        error @ ReadLogError::Purged { .. } => Status::out_of_range(error.to_string()),
+        error @ ReadLogError::NotReady(_) => Status::failed_precondition(error.to_string()),
+        error => Status::internal(error.to_string()),
+    }
 }
 
 fn member(member: &Member, matched: LogIndex) -> pb::Member {
@@ -315,6 +323,25 @@ impl AdminService for AdminApi {
             }))
         });
         Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
+    }
+
+    type ReadLogStream = Pin<Box<dyn Stream<Item = Result<pb::ReadLogResponse, Status>> + Send>>;
+
+    async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+        let reading = self.node.read_log(LogIndex(request.into_inner().from_log_index)).map_err(log_unreadable)?;
+        let batches = stream::try_unfold(reading, async |mut reading| {
+            let batch = reading.next().await.map_err(log_unreadable)?;
+            Ok(batch.map(|batch| {
+                let entries = batch.into_iter().map(|(position, entry)| pb::LoggedEntry {
+                    log_index: position.index.0,
+                    epoch: position.epoch.0,
+                    own: entry.is_none(),
+                    entry: entry.unwrap_or_default(),
+                });
+                (pb::ReadLogResponse { entries: entries.collect(), to_log_index: reading.until().0 }, reading)
+            }))
+        });
+        Ok(Response::new(Box::pin(batches)))
     }
 
     async fn remove_node(

@@ -6,6 +6,7 @@ pub(super) mod diff;
 mod list;
 mod new;
 mod nodes;
+mod online;
 mod remove;
 pub(super) mod upload;
 

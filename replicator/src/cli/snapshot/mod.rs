@@ -2,7 +2,7 @@
 
 pub(super) mod images;
 mod restore;
-mod save;
+pub(super) mod save;
 mod saved;
 
 use anyhow::{Context as _, anyhow};

@@ -1,7 +1,7 @@
 //! `replicator snapshot save`.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -135,12 +135,23 @@ async fn from_node(args: &SaveArgs) -> Result<(SavedHead, bool), Failure> {
     let client = Client::builder().endpoints(args.endpoints.iter().cloned()).build()?;
     let nodes = survey(&client, &args.endpoints).await;
     let endpoint = choose(&nodes, args.node.as_deref())?;
-    let request = pb::SaveSnapshotRequest { newest: args.newest };
+    fetch(&client, endpoint, args.newest, &args.file, args.force).await
+}
+
+/// Saves the state of the node at `endpoint` into a file: its newest image, or one that it takes now.
+pub(in crate::cli) async fn fetch(
+    client: &Client,
+    endpoint: &str,
+    newest: bool,
+    file: &Path,
+    force: bool,
+) -> Result<(SavedHead, bool), Failure> {
+    let request = pb::SaveSnapshotRequest { newest };
     let words = |status: tonic::Status| anyhow!("{}", status.message());
     let mut pieces = client.admin(endpoint).await?.save_snapshot(request).await.map_err(words)?.into_inner();
     let cut = || anyhow!("the node ended the transfer early; nothing was saved");
     let first = pieces.message().await.map_err(words)?.ok_or_else(cut)?;
-    let mut writer = SavedWriter::begin(&args.file, args.force)?;
+    let mut writer = SavedWriter::begin(file, force)?;
     let bar = saved::bar("saving", first.total_bytes);
     while let Some(pb::SaveSnapshotResponse { offset, piece, checksum, .. }) = pieces.message().await.map_err(words)? {
         writer.take(&SnapshotPiece { offset, bytes: piece, checksum })?;
@@ -155,7 +166,7 @@ async fn from_node(args: &SaveArgs) -> Result<(SavedHead, bool), Failure> {
 }
 
 /// The node that was named; or a replica that serves, not the primary if there is another, and the furthest one.
-fn choose<'a>(nodes: &'a [Surveyed], named: Option<&str>) -> anyhow::Result<&'a str> {
+pub(in crate::cli) fn choose<'a>(nodes: &'a [Surveyed], named: Option<&str>) -> anyhow::Result<&'a str> {
     let answers = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?)));
     let chosen = match named {
         Some(name) => {

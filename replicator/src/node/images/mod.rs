@@ -29,8 +29,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
+pub(super) use self::{pace::Pace, serving::Served, taking::Policy};
 pub use self::{saving::Saving, taking::TakenImage};
-pub(super) use self::{serving::Served, taking::Policy};
 use super::{
     StartError,
     applier::{Applier, FetchModule, Work},
@@ -112,12 +112,12 @@ pub(super) struct NodeImages {
     peers: Peers,
     clock: Arc<dyn Clock>,
     threads: Arc<dyn Threads>,
-    config: ImageConfig,
+    pub(super) config: ImageConfig,
     configured: Vec<Peer>,
     repairs: Arc<Repairs>,
     quarantine: Arc<Quarantine>,
     /// Downloads and files are not for the group's thread.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     newest: RwLock<Option<Image>>,
     /// Held by who fetches one.
     fetching: tokio::sync::Mutex<()>,

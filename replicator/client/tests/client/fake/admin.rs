@@ -69,6 +69,12 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake has no state to save"))
     }
 
+    type ReadLogStream = tokio_stream::Empty<Result<pb::ReadLogResponse, Status>>;
+
+    async fn read_log(&self, _: Request<pb::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+        Err(Status::unimplemented("the fake has no log"))
+    }
+
     async fn remove_node(&self, _: Request<pb::RemoveNodeRequest>) -> Result<Response<pb::RemoveNodeResponse>, Status> {
         Err(Status::unimplemented("the fake keeps its members"))
     }

@@ -1,0 +1,114 @@
+//! A running replica's newest image and the entries after it, collected for a comparison here.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::anyhow;
+use indicatif::{ProgressBar, ProgressStyle};
+use replicator_client::Client;
+use replicator_offline::{Collected, Logged, Saved};
+use replicator_proto::replicator::v1 as pb;
+use replicator_storage::{SavedSnapshot, restrict_umask};
+use replicator_types::{LogIndex, Position};
+use tonic::Code;
+
+use crate::cli::{
+    Failure, log,
+    output::{self, Format},
+    replay::source::unusable,
+    snapshot::save::{choose, fetch},
+    status::survey,
+};
+
+/// What is kept of the log in memory, in bytes; the comparison ends where that is reached.
+const ENTRIES_BYTES_MAX: usize = 2 << 30;
+
+/// Collects from one of the nodes: the one that is named, or a replica that isn't the primary.
+pub(super) async fn collect(endpoints: &[String], node: Option<&str>, format: Format) -> Result<Collected, Failure> {
+    restrict_umask();
+    let client = Client::builder().endpoints(endpoints.iter().cloned()).build()?;
+    let nodes = survey(&client, endpoints).await;
+    let endpoint = choose(&nodes, node)?.to_owned();
+    let has_image = nodes.iter().any(|node| {
+        node.endpoint == endpoint && node.status.as_ref().is_ok_and(|status| status.snapshot_log_index > 0)
+    });
+    // Without an image the log has everything, and one is taken for the module's sake.
+    let (file, saved) = save(&client, &endpoint, has_image).await?;
+    drop(file);
+    let image = saved.snapshot().head().manifest.position();
+    let read = async |from: LogIndex| read(&client, &endpoint, from, format).await;
+    if !has_image && let Ok(entries) = read(LogIndex(0)).await? {
+        return Collected::from_genesis(saved, entries).map_err(unusable);
+    }
+    match read(image.index.next()).await? {
+        Ok(entries) => Collected::after_image(saved, entries).map_err(unusable),
+        Err(purged) => Err(anyhow!("{purged}: the node has taken another image meanwhile; try again").into()),
+    }
+}
+
+async fn save(client: &Client, endpoint: &str, newest: bool) -> Result<(Temporary, Saved), Failure> {
+    let file = Temporary::new();
+    fetch(client, endpoint, newest, &file.0, false).await?;
+    let saved = SavedSnapshot::open(&file.0).and_then(Saved::new).map_err(log::unreadable)?;
+    // It stays readable when its name is gone.
+    Ok((file, saved))
+}
+
+/// The entries from `from` on, or why they are no longer there.
+async fn read(
+    client: &Client,
+    endpoint: &str,
+    from: LogIndex,
+    format: Format,
+) -> Result<Result<Vec<Logged>, String>, Failure> {
+    let request = pb::ReadLogRequest { from_log_index: from.0 };
+    let mut batches = match client.admin(endpoint).await?.read_log(request).await {
+        Ok(batches) => batches.into_inner(),
+        Err(status) if status.code() == Code::OutOfRange => return Ok(Err(status.message().to_owned())),
+        Err(status) => return Err(anyhow!("{}", status.message()).into()),
+    };
+    let style = ProgressStyle::with_template("reading {wide_bar} {pos}/{len} entries {per_sec}");
+    let bar = ProgressBar::new(0);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    loop {
+        let batch = batches.message().await.map_err(|status| anyhow!("{}", status.message()))?;
+        let batch = batch.ok_or_else(|| anyhow!("the node ended the transfer early"))?;
+        if batch.entries.is_empty() {
+            break;
+        }
+        bar.set_length((batch.to_log_index + 1).saturating_sub(from.0));
+        bytes += batch.entries.iter().map(|entry| entry.entry.len()).sum::<usize>();
+        entries.extend(batch.entries.into_iter().map(|entry| Logged {
+            position: Position::new(entry.epoch, entry.log_index),
+            entry: (!entry.own).then_some(entry.entry),
+        }));
+        bar.set_position(entries.len() as u64);
+        if bytes > ENTRIES_BYTES_MAX {
+            let held = output::bytes(bytes as u64);
+            output::note(format, &format!("{held} of entries were read, as many as are kept; the others are left out"));
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Ok(entries))
+}
+
+/// A file that is removed.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Self(std::env::temp_dir().join(format!("replicator-diff-{}-{now}", std::process::id())))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // Whoever cleans the folder finds it by its name.
+    }
+}
