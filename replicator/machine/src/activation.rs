@@ -65,7 +65,7 @@ pub enum ActivationRefusal {
     },
     /// The active module's snapshot burned all its fuel.
     #[error(
-        "the active module's snapshot burned the {fuel} units of fuel that snapshot_fuel allows, after {bytes} bytes; make the state \
+        "the active module's snapshot burned the {fuel} units of fuel that snapshot_fuel allows, and 64 for each of its {bytes} bytes; make the state \
          smaller by requests first"
     )]
     SnapshotOutOfFuel {
@@ -110,7 +110,7 @@ pub enum ActivationRefusal {
     },
     /// The new module burned all the fuel that a restore has.
     #[error(
-        "the new module burned the {fuel} units of fuel that restore_fuel allows, after {bytes} bytes of the state; make its restore \
+        "the new module burned the {fuel} units of fuel that restore_fuel allows, and 64 for each byte that it had, after {bytes} bytes of the state; make its restore \
          cheaper, or the state smaller"
     )]
     RestoreOutOfFuel {

@@ -43,10 +43,11 @@ pub struct Limits {
     pub retained_push_bytes: u64,
     /// Period of the session clock, in microseconds. 1 ms to 1 h; by default 1 s.
     pub tick_us: u64,
-    /// Fuel for the whole snapshot that the active module writes at a swap. 10,000 to 10^13; by default 20,000,000,000.
+    /// Fuel for the whole snapshot that the active module writes at a swap, beside 64 for each byte that it has written. 10,000 to 10^13; by
+    /// default 1,000,000,000.
     pub snapshot_fuel: u64,
-    /// Fuel for the restore of all of it by the new module, whose calls before that have `apply_fuel` each, as at genesis. The same range and
-    /// default.
+    /// Fuel for the restore of all of it by the new module, beside 64 for each byte that it has been given; its calls before that have `apply_fuel`
+    /// each, as at genesis. The same range and default.
     pub restore_fuel: u64,
     /// Bytes of one chunk of a snapshot, at most. 64 KiB to 1 MiB; by default 256 KiB.
     pub chunk_bytes: u32,
@@ -66,8 +67,8 @@ impl Default for Limits {
             session_ttl_max_us: 7 * 24 * 3_600_000_000,
             retained_push_bytes: 64 << 20,
             tick_us: 1_000_000,
-            snapshot_fuel: 20_000_000_000,
-            restore_fuel: 20_000_000_000,
+            snapshot_fuel: 1_000_000_000,
+            restore_fuel: 1_000_000_000,
             chunk_bytes: 256 << 10,
         }
     }

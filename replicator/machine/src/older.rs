@@ -48,8 +48,8 @@ impl From<LimitsV1> for Limits {
             retained_push_bytes: limits.retained_push_bytes,
             tick_us: limits.tick_us,
             // Not the defaults, which may change: these are what such a history has for ever.
-            snapshot_fuel: 20_000_000_000,
-            restore_fuel: 20_000_000_000,
+            snapshot_fuel: 1_000_000_000,
+            restore_fuel: 1_000_000_000,
             chunk_bytes: 256 << 10,
         }
     }
@@ -168,8 +168,8 @@ mod tests {
                 session_ttl_max_us: 19,
                 retained_push_bytes: 20,
                 tick_us: 21,
-                snapshot_fuel: 20_000_000_000,
-                restore_fuel: 20_000_000_000,
+                snapshot_fuel: 1_000_000_000,
+                restore_fuel: 1_000_000_000,
                 chunk_bytes: 262_144,
             },
             engine: "old".to_owned(),

@@ -17,6 +17,10 @@ use crate::{
     outcome::{Trap, TrapKind},
 };
 
+/// Fuel that each byte of the state brings, beside the limits' own: what a large state may cost grows with it, and a call that doesn't end holds up
+/// the service for no longer than on a small one.
+pub(crate) const FUEL_PER_BYTE: u64 = 64;
+
 /// The new instance, with all of the state.
 pub(crate) struct Successor {
     pub(crate) live: Guest,
@@ -78,6 +82,7 @@ fn for_each_chunk(
             return Ok(bytes);
         }
         bytes += chunk.len() as u64;
+        fuel = fuel.saturating_add(FUEL_PER_BYTE * chunk.len() as u64);
         if bytes > max {
             return Err(ActivationRefusal::SnapshotTooLong { max }.into());
         }
@@ -151,6 +156,7 @@ impl Restore<'_> {
     fn restore_held(&mut self, last: bool) -> Result<(), Stopped> {
         let (bytes, limits) = (self.done, self.limits);
         self.done += self.held as u64;
+        self.fuel = self.fuel.saturating_add(FUEL_PER_BYTE * self.held as u64);
         self.live.took_memory_limit(); // What was asked before, and lived with.
         let restored = self.live.restore_piece(self.held, self.schema, last, &mut self.fuel);
         match restored {

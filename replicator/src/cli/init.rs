@@ -74,10 +74,10 @@ struct LimitFlags {
     /// Pushed events kept for subscribers that come back, bytes
     #[arg(long, value_name = "BYTES")]
     retained_push_bytes: Option<u64>,
-    /// Fuel for the whole snapshot that the active module writes when another one is activated
+    /// Fuel for the whole snapshot that the active module writes when another one is activated, beside 64 for each byte
     #[arg(long, value_name = "N")]
     snapshot_fuel: Option<u64>,
-    /// Fuel for the new module's restore of it
+    /// Fuel for the new module's restore of it, beside 64 for each byte
     #[arg(long, value_name = "N")]
     restore_fuel: Option<u64>,
     /// Bytes of one chunk of such a snapshot

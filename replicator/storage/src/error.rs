@@ -55,6 +55,14 @@ pub enum StorageError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder has content, and none of a node's.
+    #[error("{} is no node's folder: it holds {what}; name an empty folder, or the one that the node had", path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is in there.
+        what: String,
+    },
     /// An operator's recovery was interrupted.
     #[error(
         "{}: a recovery or restore of this folder was begun and has not ended; run the same command with it again: `replicator recover`, or \

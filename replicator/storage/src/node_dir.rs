@@ -61,11 +61,13 @@ impl NodeDir {
     /// that was made is durable on return.
     ///
     /// # Errors
-    /// [`StorageError::Locked`] if another process has it; [`StorageError::NotOurs`] if it belongs to another node;
+    /// [`StorageError::Locked`] if another process has it; [`StorageError::NotOurs`] if it belongs to another node; [`StorageError::Foreign`] if
+    /// what it holds is no node's, in which case nothing in it is touched;
     /// [`StorageError::Damaged`] if `meta` is damaged, or missing beside other files: then it is not blank, and what its disk had
     /// promised is unknown; [`StorageError::Recovering`] if a recovery was interrupted.
     pub fn open(path: impl Into<PathBuf>, node: &str) -> Result<Self, StorageError> {
         let path = path.into();
+        refuse_foreign(&path)?;
         let lock = enter(&path)?;
         let found = meta::read(&path)?;
         let created = found.is_none();
@@ -263,9 +265,10 @@ impl NodeDir {
     /// Interrupted, it leaves a folder whose log is missing, which is refused as damaged; call it again.
     ///
     /// # Errors
-    /// If the folder is in use, or something can't be moved.
+    /// If the folder is in use or no node's, or something can't be moved.
     pub fn set_aside(path: impl AsRef<Path>) -> Result<Option<PathBuf>, StorageError> {
         let path = path.as_ref();
+        refuse_foreign(path)?;
         let _lock = enter(path)?;
         let moving: Vec<_> = atomic_file::names(path)?.into_iter().filter(|name| is_content(name)).collect();
         if moving.is_empty() {
@@ -360,6 +363,15 @@ fn enter(path: &Path) -> Result<DirLock, StorageError> {
     DirLock::acquire(path)
 }
 
+/// Every folder that a node was started in has its lock file, whatever else is lost.
+fn refuse_foreign(path: &Path) -> Result<(), StorageError> {
+    let is_nodes = meta::META_FILES.iter().chain([&LOCK_FILE]).any(|name| path.join(name).is_file());
+    match content(path)? {
+        Some(what) if !is_nodes => Err(StorageError::Foreign { path: path.to_owned(), what }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the meta of a blank folder.
 fn create_blank(path: &Path, node: &str) -> Result<FoundMeta, StorageError> {
     if let Some(others) = content(path)? {
@@ -390,12 +402,19 @@ fn meta_repair(damage: &StorageError) -> Repair {
     }
 }
 
+/// So many of a folder's files an error names.
+const NAMED_MAX: usize = 8;
+
 /// What the folder holds that no blank one does; `None`: nothing.
 fn content(path: &Path) -> Result<Option<String>, StorageError> {
     let leftovers = meta::META_FILES.map(|name| format!("{name}.{}", atomic_file::TEMPORARY));
     let names = atomic_file::names(path)?.into_iter();
     let content: Vec<_> = names.filter(|name| is_content(name) && !leftovers.contains(name)).collect();
-    Ok((!content.is_empty()).then(|| content.join(", ")))
+    Ok(match content.len() {
+        0 => None,
+        n if n > NAMED_MAX => Some(format!("{}, and {} more", content[..NAMED_MAX].join(", "), n - NAMED_MAX)),
+        _ => Some(content.join(", ")),
+    })
 }
 
 /// Whether a name in the folder is a node's content, and not what may lie in a blank one.

@@ -9,7 +9,7 @@ use replicator_types::{LogIndex, ModuleHash};
 
 use crate::{
     LogDump, LogReport, Meta, NodeDir, SnapshotEntry, StorageError, atomic_file, disk_log,
-    lock::DirLock,
+    lock::{DirLock, LOCK_FILE},
     meta::{self, FoundMeta},
     module_store, repairs, snapshot,
 };
@@ -83,6 +83,7 @@ impl NodeDir {
         let folders = folders(path)?;
         let (meta, meta_damages) = match read_meta(path) {
             Ok(found) => (Ok(found.meta), found.damages),
+            Err(error @ StorageError::NoNode { .. }) => return Err(error),
             Err(error) => (Err(error), Vec::new()),
         };
         let repairs = repairs::read(path);
@@ -148,8 +149,10 @@ impl NodeDir {
 }
 
 fn read_meta(path: &Path) -> Result<FoundMeta, StorageError> {
-    let missing = || StorageError::damaged(path.join(meta::META_FILE), None, "the file is missing");
-    meta::read(path)?.ok_or_else(missing)
+    meta::read(path)?.ok_or_else(|| match path.join(LOCK_FILE).is_file() {
+        true => StorageError::damaged(path.join(meta::META_FILE), None, "the file is missing"),
+        false => StorageError::NoNode { path: path.to_owned() },
+    })
 }
 
 /// The folders in the node's, but for what was set aside.

@@ -1,19 +1,17 @@
-//! The story that `demo --mode chain --script` tells: head, middle and tail die, then two at once, then all, and no acknowledged message is lost.
+//! The story that `demo --mode chain --script` tells: head, middle and tail die, then two at once, the program is replaced, then all die, and no
+//! acknowledged message is lost.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use replicator_proto::replicator::v1::NodeState;
 use rustix::process::Signal;
-use tokio::{io::AsyncWriteExt as _, process::ChildStdin};
 
 use super::{
-    blow, step,
-    story::{Account, Chat, Running, acknowledge, conclude, number},
+    Versions, blow, step,
+    story::conclude,
+    swap,
+    talk::{Account, Chat, Talk},
 };
 use crate::cli::{chain, cluster::Cluster};
 
@@ -24,24 +22,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Tells it. An error is a step that did not hold.
-pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
+pub(super) async fn tell(cluster: &mut Cluster, versions: &Versions) -> anyhow::Result<()> {
     let began = Instant::now();
     let chat = Chat::of(cluster)?;
     let replicas = cluster.endpoints().len();
     println!(
-        "A chat on a chain of {replicas} replicas with {} witnesses, and what happens when nodes die.",
+        "A chat on a chain of {replicas} replicas with {} witnesses, and what happens when nodes die, and when its program is replaced.",
         cluster.len() - replicas
     );
     cluster.start_all().await?;
-    cluster.found(module).await?;
+    cluster.found(&versions.first).await?;
     step("the nodes run and have founded a cluster");
     show(cluster, replicas).await?;
     chat.log_in().await?;
-    let listen = chat.command("bob", &["listen", "--timeout", "300"]);
-    let mut listener = Running::start(listen, "bob's listener".into())?;
-    let mut sender = Running::start(chat.command("alice", &["send", "bob", "--stdin"]), "alice's sender".into())?;
-    let typed = sender.child.stdin.take().context("no standard input")?;
-    let mut talk = Talk { sender, typed, sent: 0, acknowledged: BTreeMap::new() };
+    let mut listener = chat.listen()?;
+    let mut talk = Talk::start(&chat)?;
 
     let middle = replicas / 2;
     for (what, places) in [
@@ -58,7 +53,7 @@ pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result
             cluster.kill(victim).await?;
         }
         let names = victims.iter().map(|victim| cluster.name(*victim)).collect::<Vec<_>>().join(" and ");
-        blow(&format!("kill -9 {names}: {what}, {} messages acknowledged", talk.acknowledged.len()));
+        blow(&format!("kill -9 {names}: {what}, {} messages acknowledged", talk.acknowledged()));
         let gap = talk.hear(MESSAGES - MESSAGES / 3).await?;
         step(&format!("the chain goes on; alice waited {} ms, and lost nothing she knows of", gap.as_millis()));
         show(cluster, replicas - victims.len()).await?;
@@ -68,21 +63,11 @@ pub(super) async fn tell(cluster: &mut Cluster, module: &Path) -> anyhow::Result
         show(cluster, replicas).await?;
         step(&format!("{names} learned what was missing, and the chain is whole"));
     }
+    swap::tell(cluster, &chat, &mut talk, versions).await?;
     out_of_step(cluster, &mut talk).await?;
 
-    drop(talk.typed);
-    let ended = talk.sender.child.wait().await?;
-    super::ensure(ended.success(), || format!("alice's sender ended with {ended}"))?;
-    step(&format!("all {} of alice's messages are acknowledged", talk.sent));
-    let mut heard = BTreeMap::new();
-    for _ in 0..talk.sent {
-        *heard.entry(number(&listener.next().await?, "id")?).or_insert(0_usize) += 1;
-    }
-    let once = talk.acknowledged.values().all(|id| heard.get(id) == Some(&1));
-    super::ensure(once && heard.len() == talk.sent, || "bob's listener missed messages, or showed some twice".into())?;
-    step(&format!("bob's listener showed all {} as they came, each once", talk.sent));
+    let told = talk.end(&mut listener).await?;
     let mut account = Account::default();
-    let told = talk.acknowledged.iter().map(|(line, id)| (*id, text(*line)));
     account.check(&chat.run("bob", &["messages"]).await?, told)?;
     conclude(cluster, &account, began).await
 }
@@ -102,7 +87,7 @@ async fn out_of_step(cluster: &mut Cluster, talk: &mut Talk) -> anyhow::Result<(
         "kill -9 of all {} nodes, {} a moment earlier out of step, {} messages acknowledged",
         cluster.len(),
         cluster.name(tail),
-        talk.acknowledged.len()
+        talk.acknowledged()
     ));
     let mut ends = Vec::new();
     for &index in &chain {
@@ -120,38 +105,6 @@ async fn out_of_step(cluster: &mut Cluster, talk: &mut Talk) -> anyhow::Result<(
     show(cluster, chain.len()).await?;
     step(&format!("the freshest log won, the others were made equal to it; alice waited {} ms", gap.as_millis()));
     Ok(())
-}
-
-/// What alice types, and what of it is acknowledged.
-struct Talk {
-    sender: Running,
-    typed: ChildStdin,
-    sent: usize,
-    acknowledged: BTreeMap<usize, u64>,
-}
-
-impl Talk {
-    async fn begin(&mut self, messages: usize) -> anyhow::Result<()> {
-        let lines: String = (self.sent + 1..=self.sent + messages).map(|line| text(line) + "\n").collect();
-        self.sent += messages;
-        Ok(self.typed.write_all(lines.as_bytes()).await?)
-    }
-
-    /// Waits for so many acknowledgements. Returns the longest wait for one.
-    async fn hear(&mut self, messages: usize) -> anyhow::Result<Duration> {
-        let mut gap = Duration::ZERO;
-        let mut before = Instant::now();
-        for _ in 0..messages {
-            acknowledge(&mut self.acknowledged, &self.sender.next().await?)?;
-            gap = gap.max(before.elapsed());
-            before = Instant::now();
-        }
-        Ok(gap)
-    }
-}
-
-fn text(line: usize) -> String {
-    format!("alice's line {line}")
 }
 
 /// The chain's members by index, from primary to tail.

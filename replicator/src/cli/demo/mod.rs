@@ -2,6 +2,8 @@
 
 mod chain_story;
 mod story;
+mod swap;
+mod talk;
 
 use std::{
     io::Write as _,
@@ -40,16 +42,33 @@ pub(super) struct DemoArgs {
     data_dir: Option<PathBuf>,
 }
 
+/// The two versions of the chat, of which a story has the first one replaced by the second.
+struct Versions {
+    first: PathBuf,
+    second: PathBuf,
+}
+
+/// What is played.
+enum Play {
+    Story(Versions),
+    Live(PathBuf),
+}
+
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
-    let module = match args.module {
-        Some(module) => module,
-        None => bundled_module("chat")?,
+    let play = match args.module {
+        _ if args.script => {
+            Play::Story(Versions { first: bundled_module("chat-v1")?, second: bundled_module("chat")? })
+        }
+        Some(module) => Play::Live(module),
+        None => Play::Live(bundled_module("chat")?),
     };
     let shape = args.mode.shape(args.nodes)?;
     if args.script && args.nodes < 3 {
         return Err(Failure::Usage("--script kills nodes and goes on, so it needs at least --nodes 3".into()));
     }
-    if !module.is_file() {
+    if let Play::Live(module) = &play
+        && !module.is_file()
+    {
         return Err(Failure::Usage(format!("{} is no file", module.display())));
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
@@ -60,10 +79,10 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     })?;
     let played = tokio::select! {
         played = async {
-            match (args.script, shape.is_chain()) {
-                (true, false) => story::tell(&mut cluster, &module).await,
-                (true, true) => chain_story::tell(&mut cluster, &module).await,
-                (false, _) => live(&mut cluster, &module).await,
+            match &play {
+                Play::Story(versions) if shape.is_chain() => chain_story::tell(&mut cluster, versions).await,
+                Play::Story(versions) => story::tell(&mut cluster, versions).await,
+                Play::Live(module) => live(&mut cluster, module).await,
             }
         } => played,
         _ = interrupt.recv() => Err(anyhow!("interrupted")).or_else(|error| if args.script { Err(error) } else { Ok(()) }),

@@ -82,11 +82,20 @@ pub(super) async fn run(args: ActivateArgs) -> Result<(), Failure> {
         cluster.hash(&args.module).await?
     };
     let expected = expected(&cluster, args.expected.as_deref()).await?;
+    tell(&args.common, switch(&cluster, &module, &expected).await?)
+}
+
+/// Activates a module in the place of the expected one.
+pub(in crate::cli) async fn switch(
+    cluster: &Nodes,
+    module: &[u8],
+    expected: &[u8],
+) -> anyhow::Result<pb::ActivateModuleResponse> {
     let activate = async |mut admin: AdminServiceClient<Channel>| {
-        let (sha256, expected_sha256) = (module.clone().into(), expected.clone().into());
+        let (sha256, expected_sha256) = (module.to_vec().into(), expected.to_vec().into());
         admin.activate_module(cluster.switch(pb::ActivateModuleRequest { sha256, expected_sha256 })).await
     };
-    tell(&args.common, cluster.call(activate).await?.into_inner())
+    Ok(cluster.call(activate).await?.into_inner())
 }
 
 pub(super) async fn roll_back(args: RollbackArgs) -> Result<(), Failure> {

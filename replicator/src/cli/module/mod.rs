@@ -1,11 +1,11 @@
 //! `replicator module`: what authors and operators do with modules.
 
-mod activate;
+pub(super) mod activate;
 mod check;
 pub(super) mod diff;
 mod list;
 mod new;
-mod nodes;
+pub(super) mod nodes;
 mod online;
 mod remove;
 pub(super) mod upload;

@@ -25,7 +25,7 @@ pub(super) const DIGITS: usize = 12;
 const DIGITS_MIN: usize = 6;
 
 /// A cluster, as its operator reaches it.
-pub(super) struct Nodes {
+pub(in crate::cli) struct Nodes {
     client: Client,
     endpoints: Vec<String>,
     /// When no more is tried.
@@ -33,7 +33,7 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    pub(super) fn new(endpoints: &[String], within: Duration) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn new(endpoints: &[String], within: Duration) -> anyhow::Result<Self> {
         let client = Client::builder().endpoints(endpoints.iter().cloned()).build()?;
         Ok(Self { client, endpoints: endpoints.to_vec(), deadline: Instant::now() + within })
     }
@@ -108,7 +108,7 @@ impl Nodes {
     }
 
     /// The module that runs.
-    pub(super) async fn active(&self) -> anyhow::Result<Vec<u8>> {
+    pub(in crate::cli) async fn active(&self) -> anyhow::Result<Vec<u8>> {
         let modules = self.list().await?;
         let active = modules.iter().find(|module| module.active);
         Ok(active.context("the cluster runs no module yet")?.sha256.to_vec())

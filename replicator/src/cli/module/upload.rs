@@ -73,8 +73,8 @@ pub(super) async fn run(args: UploadArgs) -> Result<(), Failure> {
 }
 
 /// A module that was uploaded, and what has become of it at each replica.
-pub(super) struct Uploaded {
-    pub(super) hash: Bytes,
+pub(in crate::cli) struct Uploaded {
+    pub(in crate::cli) hash: Bytes,
     description: String,
     bytes: u64,
     nodes: Vec<pb::NodeModule>,
@@ -96,7 +96,7 @@ impl Uploaded {
 
     /// # Errors
     /// If a replica refuses it, or no majority is ready.
-    pub(super) fn judge(&self) -> anyhow::Result<()> {
+    pub(in crate::cli) fn judge(&self) -> anyhow::Result<()> {
         if let Some(node) = self.nodes.iter().find(|node| node.state() == pb::ModuleState::Refused) {
             return Err(anyhow!("{} refuses the module: {}", node.node_id, node.detail));
         }
@@ -117,7 +117,7 @@ pub(super) fn nodes_json(nodes: &[pb::NodeModule]) -> Value {
 }
 
 /// Gives a module to one replica, and waits until the others have it and all have checked it.
-pub(super) async fn spread(cluster: &Nodes, module: Bytes, wait: Duration) -> anyhow::Result<Uploaded> {
+pub(in crate::cli) async fn spread(cluster: &Nodes, module: Bytes, wait: Duration) -> anyhow::Result<Uploaded> {
     let bytes = module.len() as u64;
     let bar = bar(bytes);
     let stored = cluster.call(async |mut admin| send(&mut admin, module.clone(), &bar).await).await?;

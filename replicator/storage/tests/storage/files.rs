@@ -214,3 +214,26 @@ fn two_logs_live_in_one_folder() {
     assert_eq!(one.ends().last, Some(records(1, 2..3)[0].position));
     assert_eq!(read_all(&two), records(2, 0..5));
 }
+
+#[test]
+fn folder_of_something_else_is_refused_and_left_as_it_is() {
+    let scratch = folder();
+    let path = scratch.path().join("home");
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    for n in 0..10 {
+        fs::write(path.join(format!("letter-{n}")), "dear").unwrap();
+    }
+    for refused in [NodeDir::open(&path, "n1").map(drop), NodeDir::set_aside(&path).map(drop)] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("letter-0, letter-1") && error.to_string().contains("2 more"), "{error}");
+    }
+    let names = fs::read_dir(&path).unwrap().count();
+    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((names, mode), (10, 0o755), "the folder was touched");
+    for error in [NodeDir::verify(&path).map(drop), NodeDir::dump(&path, "log", LogIndex(0)).map(drop)] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, StorageError::NoNode { .. }), "{error}");
+    }
+}
