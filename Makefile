@@ -58,8 +58,10 @@ modules: target ## Build the wasm modules into target/modules
 build:
 	$(call timed,programs,$(CARGO) build --locked --release $(NATIVE))
 
-demo: modules build ## Watch a replicated chat survive the death of its primary
-	$(call timed,demo,$(TARGET_DIR)/release/replicator demo --script)
+demo: modules build ## Watch a replicated chat survive the death of its primary and the swap of its program, by majority and as a chain
+	$(call timed,demo by majority,$(TARGET_DIR)/release/replicator demo --script)
+	@echo
+	$(call timed,demo of a chain,$(TARGET_DIR)/release/replicator demo --mode chain --script)
 	@echo
 	@echo "Now your turn: $(TARGET_DIR)/release/replicator demo     starts three nodes and says what to type."
 	@echo "               $(TARGET_DIR)/release/replicator demo --script --nodes 5     loses two nodes at once."

@@ -13,6 +13,7 @@ use crate::{
     machine::Machine,
     outcome::{RequestResult, Trap},
     sessions::{Sessions, Verdict},
+    swap::FUEL_PER_BYTE,
 };
 
 /// Runs `run` as if the system couldn't tell which pages a module wrote.
@@ -80,24 +81,29 @@ pub fn swap_parts(machine: &mut Machine, module: &[u8]) -> SwapParts {
     loop {
         match fork.snapshot_chunk(max, &mut fuel).expect("it has a snapshot") {
             [] => break,
-            chunk => chunks.push(chunk.to_vec()),
+            chunk => {
+                let bytes = chunk.len();
+                chunks.push(chunk.to_vec());
+                fuel += FUEL_PER_BYTE * bytes as u64;
+            }
         }
     }
-    let (snapshot, snapshot_fuel) = (start.elapsed(), limits.snapshot_fuel - fuel);
+    let snapshot = start.elapsed();
+    let bytes = chunks.iter().map(Vec::len).sum::<usize>() as u64;
+    let snapshot_fuel = limits.snapshot_fuel + FUEL_PER_BYTE * bytes - fuel;
 
     let incoming = engine::prepare(engine::hash(module), module).expect("the module is good");
     let start = Instant::now();
     let (mut live, _) = Guest::live(&incoming.module, limits).expect("it can be instantiated");
     live.begin(limits, config).expect("it begins");
-    let mut fuel = limits.restore_fuel;
+    let mut fuel = limits.restore_fuel + FUEL_PER_BYTE * bytes;
     for (number, chunk) in chunks.iter().enumerate() {
         live.put_piece(chunk);
         let last = number + 1 == chunks.len();
         let taken = live.restore_piece(chunk.len(), incoming.info.schema(), last, &mut fuel);
         taken.expect("it doesn't trap").expect("it takes the state");
     }
-    let (restore, restore_fuel) = (start.elapsed(), limits.restore_fuel - fuel);
-    let bytes = chunks.iter().map(Vec::len).sum::<usize>() as u64;
+    let (restore, restore_fuel) = (start.elapsed(), limits.restore_fuel + FUEL_PER_BYTE * bytes - fuel);
     SwapParts { snapshot, restore, bytes, snapshot_fuel, restore_fuel }
 }
 
