@@ -61,7 +61,7 @@ pub(crate) fn limits() -> Limits {
         retained_push_bytes: 1_000,
         tick_us: TICK_US as u64,
         snapshot_fuel: 5_000_000,
-        restore_fuel: 5_000_000,
+        restore_fuel: 8_000_000,
         chunk_bytes: 64 << 10,
     }
 }

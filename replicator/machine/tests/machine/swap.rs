@@ -182,7 +182,7 @@ fn a_module_that_cannot_take_the_state_is_refused() {
             Notes { restore: OUT_OF_BOUNDS, ..V2 },
             |no| matches!(no, No::RestoreTrapped { trap, .. } if trap.kind == TrapKind::MemoryOutOfBounds),
         ),
-        (Notes { restore: LOOP, ..V2 }, |no| matches!(no, No::RestoreOutOfFuel { bytes: 0, fuel: 5_000_000 })),
+        (Notes { restore: LOOP, ..V2 }, |no| matches!(no, No::RestoreOutOfFuel { bytes: 0, fuel: 8_000_000 })),
         (Notes { restore: BOMB, ..V2 }, |no| matches!(no, No::OutOfMemory { bytes: 0, pages: 8 })),
         (
             Notes { restore: REFUSE, ..V2 },
