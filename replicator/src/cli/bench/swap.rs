@@ -40,7 +40,7 @@ use crate::cli::{
   replicator bench swap --mode chain --state-mib 256 -o json"
 )]
 pub(super) struct SwapArgs {
-    /// Bytes of state, in MiB
+    /// Bytes of state, in MiB, in values of 1 KiB
     #[arg(long, value_name = "MIB", default_value = "64", value_parser = clap::value_parser!(u32).range(1..=900))]
     state_mib: u32,
     /// Clients, each with one write in flight
@@ -101,7 +101,7 @@ async fn measure(args: &SwapArgs, cluster: &mut Cluster) -> anyhow::Result<Compa
             .against("what is allowed", allowed),
     ];
     let about = format!(
-        "swaps of {} MiB of state; {} clients, one write of {WRITE_BYTES} bytes in flight each",
+        "swaps of {} MiB of state in values of 1 KiB; {} clients, one write of {WRITE_BYTES} bytes in flight each",
         args.state_mib, args.clients
     );
     let loads = loads.into_iter().map(|(what, runs)| Loads { what: what.into(), runs }).collect();

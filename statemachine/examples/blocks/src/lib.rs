@@ -21,6 +21,8 @@ use statemachine::{Context, Output, StateMachine, export};
 const BLOCK_BYTES: usize = 4 << 10;
 /// How often the block was written, and how long its text is: two u32, little-endian.
 const HEAD_BYTES: usize = 8;
+/// Bytes of a record of a snapshot: a quarter of a block, so that a swap is measured with values of the usual size.
+const RECORD_BYTES: usize = 1 << 10;
 const TEXT_BYTES_MAX: usize = BLOCK_BYTES - HEAD_BYTES;
 /// Blocks that one request may add: what a call's fuel is enough for.
 const FILL_MAX: usize = 1 << 10;
@@ -34,7 +36,6 @@ const EXTENT_BLOCKS: usize = 256;
 pub struct Blocks {
     /// Each of [`EXTENT_BLOCKS`]; the last one may have fewer.
     extents: Vec<Vec<u8>>,
-    count: usize,
 }
 
 // The line that makes a module of it.
@@ -43,7 +44,7 @@ export!(Blocks);
 impl StateMachine for Blocks {
     const APP: &'static str = "blocks";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SCHEMA: u32 = 1;
+    const SCHEMA: u32 = 2;
 
     fn init(config: &[u8]) -> Result<Self, String> {
         if config.is_empty() { Ok(Self::default()) } else { Err("blocks has no configuration".to_owned()) }
@@ -64,35 +65,40 @@ impl StateMachine for Blocks {
     }
 
     fn snapshot(&self) -> impl Iterator<Item = Vec<u8>> {
-        self.extents.iter().flat_map(|extent| extent.chunks_exact(BLOCK_BYTES)).map(<[u8]>::to_vec)
+        self.extents.iter().flat_map(|extent| extent.chunks_exact(RECORD_BYTES)).map(<[u8]>::to_vec)
     }
 
     fn restore(&mut self, _schema: u32, record: &[u8]) -> Result<(), String> {
-        if record.len() != BLOCK_BYTES {
-            return Err(format!("a record is a block of {BLOCK_BYTES} bytes"));
+        if record.len() != RECORD_BYTES {
+            return Err(format!("a record is {RECORD_BYTES} bytes of a block"));
         }
-        self.add()?.copy_from_slice(record);
+        self.extent()?.extend_from_slice(record);
         Ok(())
     }
 }
 
 impl Blocks {
+    fn count(&self) -> usize {
+        let last = self.extents.last().map_or(0, Vec::len) / BLOCK_BYTES;
+        self.extents.len().saturating_sub(1) * EXTENT_BLOCKS + last
+    }
+
     fn execute(&mut self, request: &[u8]) -> Result<String, String> {
         let (verb, rest) = words(request)?;
         match verb {
             "fill" => {
                 let count = number(rest)?;
-                if count > FILL_MAX || self.count + count > BLOCKS_MAX {
+                if count > FILL_MAX || self.count() + count > BLOCKS_MAX {
                     return Err(format!(
                         "one request adds {FILL_MAX} blocks at most, and there are {BLOCKS_MAX} at most"
                     ));
                 }
                 for _ in 0..count {
-                    let mut random = Random(self.count as u64 + 1);
+                    let mut random = Random(self.count() as u64 + 1);
                     let block = self.add()?;
                     block[HEAD_BYTES..].chunks_exact_mut(8).for_each(|bytes| bytes.copy_from_slice(&random.next()));
                 }
-                Ok(self.count.to_string())
+                Ok(self.count().to_string())
             }
             "write" => {
                 let (block, text) = rest.split_once(' ').ok_or("try `write BLOCK TEXT`")?;
@@ -118,21 +124,25 @@ impl Blocks {
                 let text = &block[HEAD_BYTES..][..head(block, 4) as usize];
                 Ok(format!("{} {}", head(block, 0), String::from_utf8_lossy(text)))
             }
-            "size" => Ok(self.count.to_string()),
+            "size" => Ok(self.count().to_string()),
             _ => Err("try `fill COUNT`, `write BLOCK TEXT`, `read BLOCK`, `size` or `trap BLOCK`".to_owned()),
         }
     }
 
-    /// One more block, of zeros.
-    fn add(&mut self) -> Result<&mut [u8], String> {
-        if self.count >= BLOCKS_MAX {
+    /// The allocation that has room for more.
+    fn extent(&mut self) -> Result<&mut Vec<u8>, String> {
+        if self.count() >= BLOCKS_MAX {
             return Err(format!("there are {BLOCKS_MAX} blocks already"));
         }
-        if self.count.is_multiple_of(EXTENT_BLOCKS) {
+        if self.extents.last().is_none_or(|extent| extent.len() == EXTENT_BLOCKS * BLOCK_BYTES) {
             self.extents.push(Vec::with_capacity(EXTENT_BLOCKS * BLOCK_BYTES));
         }
-        self.count += 1;
-        let extent = self.extents.last_mut().ok_or("there is an extent")?;
+        self.extents.last_mut().ok_or_else(|| "there is no extent".to_owned())
+    }
+
+    /// One more block, of zeros.
+    fn add(&mut self) -> Result<&mut [u8], String> {
+        let extent = self.extent()?;
         let start = extent.len();
         extent.resize(start + BLOCK_BYTES, 0);
         Ok(&mut extent[start..])
@@ -145,7 +155,7 @@ impl Blocks {
 
     fn number(&self, digits: &str) -> Result<usize, String> {
         let number = number(digits)?;
-        if number < self.count { Ok(number) } else { Err(format!("there are {} blocks", self.count)) }
+        if number < self.count() { Ok(number) } else { Err(format!("there are {} blocks", self.count())) }
     }
 }
 
@@ -189,7 +199,7 @@ fn number(word: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use statemachine::{SessionId, testing::Harness};
+    use statemachine::{SessionId, StateMachine as _, testing::Harness};
 
     use super::{BLOCK_BYTES, Blocks, EXTENT_BLOCKS, FILL_MAX, TEXT_BYTES_MAX};
 
@@ -263,7 +273,7 @@ mod tests {
         let (mut harness, client) = blocks(3);
         ask(&mut harness, client, "write 1 text");
         let chunks = harness.snapshot_in_chunks(BLOCK_BYTES - 7);
-        let mut restored = Harness::<Blocks>::restored(b"", 1, &chunks).unwrap();
+        let mut restored = Harness::<Blocks>::restored(b"", Blocks::SCHEMA, &chunks).unwrap();
         assert_eq!(restored.snapshot(), harness.snapshot());
         let mut swapped = harness.swap::<Blocks>(b"").unwrap();
         assert_eq!(ask(&mut swapped, client, "write 1 again"), "2");
