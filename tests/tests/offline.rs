@@ -210,6 +210,16 @@ async fn compared_online(s: &Scenario, mode: &str, settings: &str, writes: usize
     let told = cluster.replicator(&["module", "diff", &rebuilt, "-o", "json"]).await?.exits(0)?.json()?;
     ensure!(told["differing"] == 0 && told["state"]["equal"] == true, "{told}");
     ensure!(told["active"]["module_sha256"] != told["new"]["module_sha256"], "{told}");
+    // After a swap the log names a module that the image doesn't have, or the other way round.
+    cluster.replicator(&["module", "activate", &rebuilt]).await?.exits(0)?;
+    let original = text(&module("counter"));
+    let swapped = cluster.replicator(&["module", "diff", &original, "-o", "json"]).await?.exits(0)?.json()?;
+    ensure!(swapped["active"]["module_sha256"] == told["new"]["module_sha256"], "{swapped}");
+    ensure!(swapped["differing"] == 0 && swapped["state"]["equal"] == true, "{swapped}");
+    let (hash, copy) = (swapped["active"]["module_sha256"].as_str().context("a hash")?, text(&s.dir().join("copy.wasm")));
+    cluster.replicator(&["module", "download", &hash[..12], &copy]).await?.exits(0)?;
+    ensure!(fs::read(&copy)? == fs::read(&rebuilt)?, "another module was downloaded");
+    cluster.replicator(&["module", "download", &hash[..12], &copy]).await?.exits(1)?.complains_of(&["can't make"])?;
     let refused = cluster.replicator(&["module", "diff", &text(&module("chat")), "--node", "n1"]).await?;
     refused.exits(1)?.complains_of(&["\"chat\""])?;
     let acknowledged = load.acknowledged();

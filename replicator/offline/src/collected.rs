@@ -2,10 +2,11 @@
 
 use std::{io::Read, sync::Arc};
 
+use bytes::Bytes;
 use replicator_machine::ModuleSource;
 use replicator_types::{LogIndex, Position};
 
-use crate::{History, Logged, OfflineError, Saved};
+use crate::{History, Logged, Modules, OfflineError, Saved};
 
 /// A saved snapshot and entries of the same node. All of them are committed.
 pub struct Collected {
@@ -14,33 +15,43 @@ pub struct Collected {
     after_image: bool,
     first: LogIndex,
     entries: Vec<Logged>,
+    modules: Arc<Modules>,
 }
 
 impl Collected {
-    /// Of entries that follow the snapshot's image.
+    /// Of entries that follow the snapshot's image, and of the modules that they activate.
     ///
     /// # Errors
     /// [`OfflineError::Missing`] if one is missing.
-    pub fn after_image(saved: Saved, entries: Vec<Logged>) -> Result<Self, OfflineError> {
+    pub fn after_image(saved: Saved, entries: Vec<Logged>, modules: Vec<Bytes>) -> Result<Self, OfflineError> {
         let first = saved.last().map_or(LogIndex(0), |last| last.index.next());
-        Self { saved, after_image: true, first, entries }.checked()
+        Self::new(saved, true, first, entries, modules)
     }
 
-    /// Of entries from the log's first one on. The snapshot gives the module.
+    /// Of entries from the log's first one on, and of the modules that they name and the snapshot doesn't have.
     ///
     /// # Errors
     /// [`OfflineError::Missing`] if one is missing.
-    pub fn from_genesis(saved: Saved, entries: Vec<Logged>) -> Result<Self, OfflineError> {
-        Self { saved, after_image: false, first: LogIndex(0), entries }.checked()
+    pub fn from_genesis(saved: Saved, entries: Vec<Logged>, modules: Vec<Bytes>) -> Result<Self, OfflineError> {
+        Self::new(saved, false, LogIndex(0), entries, modules)
     }
 
-    fn checked(self) -> Result<Self, OfflineError> {
-        let expected = (self.first.0..).map(LogIndex);
-        let mut pairs = expected.zip(&self.entries);
-        match pairs.find(|(expected, logged)| logged.position.index != *expected) {
-            Some((expected, _)) => Err(OfflineError::Missing(expected)),
-            None => Ok(self),
+    fn new(
+        saved: Saved,
+        after_image: bool,
+        first: LogIndex,
+        entries: Vec<Logged>,
+        more: Vec<Bytes>,
+    ) -> Result<Self, OfflineError> {
+        let mut expected = (first.0..).map(LogIndex).zip(&entries);
+        if let Some((missing, _)) = expected.find(|(expected, logged)| logged.position.index != *expected) {
+            return Err(OfflineError::Missing(missing));
         }
+        let mut modules = Modules::before(saved.modules());
+        for module in more {
+            modules.add(module);
+        }
+        Ok(Self { saved, after_image, first, entries, modules: Arc::new(modules) })
     }
 }
 
@@ -82,6 +93,6 @@ impl History for Collected {
     }
 
     fn modules(&self) -> Arc<dyn ModuleSource> {
-        self.saved.modules()
+        Arc::clone(&self.modules) as Arc<dyn ModuleSource>
     }
 }

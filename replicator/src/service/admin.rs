@@ -325,6 +325,16 @@ impl AdminService for AdminApi {
         Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(pieces))))
     }
 
+    type DownloadModuleStream = Pin<Box<dyn Stream<Item = Result<pb::DownloadModuleResponse, Status>> + Send>>;
+
+    async fn download_module(
+        &self,
+        request: Request<pb::DownloadModuleRequest>,
+    ) -> Result<Response<Self::DownloadModuleStream>, Status> {
+        let chunks = modules::chunks(&self.node, &request.get_ref().sha256).await?;
+        Ok(Response::new(Box::pin(stream::iter(chunks.map(|chunk| Ok(pb::DownloadModuleResponse { chunk }))))))
+    }
+
     type ReadLogStream = Pin<Box<dyn Stream<Item = Result<pb::ReadLogResponse, Status>> + Send>>;
 
     async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {

@@ -10,7 +10,7 @@ use replicator_proto::replicator::v1 as pb;
 use replicator_types::ModuleHash;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{deadline, errors::ApiError};
+use super::{CHUNK_BYTES, deadline, errors::ApiError};
 use crate::{
     node::{ActivateError, Activation, ListedModule, MODULE_BYTES_MAX, Node, Running, StoreModuleError},
     transport::{PreparedNode, Readiness},
@@ -51,6 +51,17 @@ pub(super) async fn upload(
     let stored = node.store_module(module.freeze(), said).await;
     let (hash, description) = stored.map_err(|error| ApiError::of_store(&error))?;
     Ok(Response::new(pb::UploadModuleResponse { sha256: bytes_of(hash), description }))
+}
+
+/// A module of the node's store, in parts.
+pub(super) async fn chunks(node: &Node, sha256: &[u8]) -> Result<impl Iterator<Item = Bytes> + Send + use<>, Status> {
+    let hash = hash(sha256, "sha256")?;
+    let modules = node.modules().clone();
+    let module = tokio::task::spawn_blocking(move || modules.get(hash)).await;
+    let module = module.map_err(|error| Status::internal(error.to_string()))?;
+    let module = module.map_err(|error| Status::internal(error.to_string()))?;
+    let module = module.ok_or_else(|| Status::not_found(format!("no module {hash} here")))?;
+    Ok((0..module.len()).step_by(CHUNK_BYTES).map(move |at| module.slice(at..module.len().min(at + CHUNK_BYTES))))
 }
 
 pub(super) async fn list(node: &Arc<Node>) -> Result<Response<pb::ListModulesResponse>, Status> {

@@ -10,12 +10,12 @@ use futures::{
 use replicator_machine::Push;
 use replicator_proto::replicator::v1::{self as pb, peer_service_server::PeerService};
 use replicator_storage::{Matching, Record, SnapshotPiece};
-use replicator_types::{DiskId, Incarnation, LogIndex, ModuleHash, Position, codec};
+use replicator_types::{DiskId, Incarnation, LogIndex, Position, codec};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CHUNK_BYTES, modules};
+use super::modules;
 use crate::{
     node::{EnvelopeError, Node, Running},
     replication::PeerMessageError,
@@ -327,18 +327,7 @@ impl PeerService for PeerApi {
         &self,
         request: Request<pb::FetchModuleRequest>,
     ) -> Result<Response<Self::FetchModuleStream>, Status> {
-        let hash = ModuleHash::try_from(&request.get_ref().sha256[..])
-            .map_err(|_| Status::invalid_argument("sha256 must have 32 bytes"))?;
-        let modules = self.node.modules().clone();
-        let module = tokio::task::spawn_blocking(move || modules.get(hash))
-            .await
-            .map_err(|e| Status::internal(e.to_string()))?;
-        let module = module.map_err(|error| Status::internal(error.to_string()))?;
-        let module = module.ok_or_else(|| Status::not_found(format!("no module {hash} here")))?;
-        let chunks = (0..module.len()).step_by(CHUNK_BYTES).map(move |at| {
-            let chunk = module.slice(at..module.len().min(at + CHUNK_BYTES));
-            Ok(pb::FetchModuleResponse { chunk })
-        });
-        Ok(Response::new(Box::pin(stream::iter(chunks))))
+        let chunks = modules::chunks(&self.node, &request.get_ref().sha256).await?;
+        Ok(Response::new(Box::pin(stream::iter(chunks.map(|chunk| Ok(pb::FetchModuleResponse { chunk }))))))
     }
 }

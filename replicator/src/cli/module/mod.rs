@@ -3,6 +3,7 @@
 pub(super) mod activate;
 mod check;
 pub(super) mod diff;
+mod download;
 mod list;
 mod new;
 pub(super) mod nodes;
@@ -26,6 +27,8 @@ pub(super) enum ModuleCommand {
     Upload(upload::UploadArgs),
     /// List the modules that the replicas have: which one runs, since when, and who is ready to run each
     List(list::ListArgs),
+    /// Write a module that the cluster has into a file
+    Download(download::DownloadArgs),
     /// Go on with another module, at one log index everywhere; one that can't take over leaves the active one running
     Activate(activate::ActivateArgs),
     /// Go back to the module that ran before, with all that was written since
@@ -41,6 +44,7 @@ pub(super) async fn run(command: ModuleCommand) -> Result<(), Failure> {
         ModuleCommand::Diff(args) => diff::run(args).await,
         ModuleCommand::Upload(args) => upload::run(args).await,
         ModuleCommand::List(args) => list::run(args).await,
+        ModuleCommand::Download(args) => download::run(args).await,
         ModuleCommand::Activate(args) => activate::run(args).await,
         ModuleCommand::Rollback(args) => activate::roll_back(args).await,
         ModuleCommand::Remove(args) => remove::run(args).await,

@@ -1,20 +1,25 @@
 //! A running replica's newest image and the entries after it, collected for a comparison here.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::PathBuf,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use replicator_client::Client;
-use replicator_offline::{Collected, Logged, Saved};
+use replicator_machine::{Command, Entry, ModuleSource};
+use replicator_offline::{Collected, History as _, Logged, Saved};
 use replicator_proto::replicator::v1 as pb;
 use replicator_storage::{SavedSnapshot, restrict_umask};
-use replicator_types::{LogIndex, Position};
+use replicator_types::{LogIndex, Position, codec};
 use tonic::Code;
 
+use super::{download, nodes};
 use crate::cli::{
     Failure, log,
     output::{self, Format},
@@ -40,11 +45,16 @@ pub(super) async fn collect(endpoints: &[String], node: Option<&str>, format: Fo
     drop(file);
     let image = saved.snapshot().head().manifest.position();
     let read = async |from: LogIndex| read(&client, &endpoint, from, format).await;
+    let modules = async |entries: &[Logged]| named(&client, &endpoint, saved.modules(), entries).await;
     if !has_image && let Ok(entries) = read(LogIndex(0)).await? {
-        return Collected::from_genesis(saved, entries).map_err(unusable);
+        let modules = modules(&entries).await?;
+        return Collected::from_genesis(saved, entries, modules).map_err(unusable);
     }
     match read(image.index.next()).await? {
-        Ok(entries) => Collected::after_image(saved, entries).map_err(unusable),
+        Ok(entries) => {
+            let modules = modules(&entries).await?;
+            Collected::after_image(saved, entries, modules).map_err(unusable)
+        }
         Err(purged) => Err(anyhow!("{purged}: the node has taken another image meanwhile; try again").into()),
     }
 }
@@ -55,6 +65,28 @@ async fn save(client: &Client, endpoint: &str, newest: bool) -> Result<(Temporar
     let saved = SavedSnapshot::open(&file.0).and_then(Saved::new).map_err(log::unreadable)?;
     // It stays readable when its name is gone.
     Ok((file, saved))
+}
+
+/// The modules that entries name, and that aren't known.
+async fn named(
+    client: &Client,
+    endpoint: &str,
+    known: Arc<dyn ModuleSource>,
+    entries: &[Logged],
+) -> anyhow::Result<Vec<Bytes>> {
+    let mut named = BTreeSet::new();
+    for entry in entries.iter().filter_map(|logged| logged.entry.as_deref()) {
+        match codec::decode::<Entry>(entry).context("the node sent an entry that can't be read")?.command {
+            Command::Activate { module, .. } => named.insert(module),
+            Command::Genesis(genesis) => named.insert(genesis.module),
+            _ => false,
+        };
+    }
+    let mut modules = Vec::new();
+    for hash in named.into_iter().filter(|hash| known.module(hash).is_none()) {
+        modules.push(download::fetch(&mut client.admin(endpoint).await?, &hash.0).await.map_err(nodes::told)?);
+    }
+    Ok(modules)
 }
 
 /// The entries from `from` on, or why they are no longer there.

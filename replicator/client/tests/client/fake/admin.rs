@@ -42,6 +42,15 @@ impl server::AdminService for Node {
         Err(Status::unimplemented("the fake has no modules"))
     }
 
+    type DownloadModuleStream = tokio_stream::Empty<Result<pb::DownloadModuleResponse, Status>>;
+
+    async fn download_module(
+        &self,
+        _: Request<pb::DownloadModuleRequest>,
+    ) -> Result<Response<Self::DownloadModuleStream>, Status> {
+        Err(Status::unimplemented("the fake has no modules"))
+    }
+
     async fn remove_module(
         &self,
         _: Request<pb::RemoveModuleRequest>,
