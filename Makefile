@@ -98,9 +98,10 @@ fix: ## Format, and apply what clippy can mend
 	$(CARGO) clippy --release --workspace --exclude $(WRONG) --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
-bench: modules ## Measure the machine: guest calls, session table, digest; and the log
+bench: modules ## Measure the machine: guest calls, session table, digest; the log; a module beside another
 	$(CARGO) bench --locked -p replicator-machine
 	$(CARGO) bench --locked -p replicator-storage
+	$(CARGO) bench --locked -p replicator-offline
 
 clean: ## Remove everything that was built
 	$(CARGO) clean

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use replicator_tests::{Cluster, PATIENCE, Ran, Scenario, chat, module, run, scenario};
+use replicator_tests::{Cluster, PATIENCE, Ran, Scenario, chat, module, run, scenario, until};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -67,9 +67,15 @@ fn reactions_and_edits_are_told_to_whom_they_concern() {
         talk.say("/to bob").await?;
         talk.say(&format!("/edit {id} hello")).await?;
         talk.event("changed", |event| event["pushed_to"] == 1).await?;
-        let (heard, mailbox) =
-            (bob.run(&["listen", "--timeout", "1"]).await?.exits(0)?, bob.json(&["messages"]).await?);
-        ensure!(heard.stdout.contains("edited: ") && heard.stdout.contains("hello (edited) [👍]"), "{heard:?}");
+        let mut heard = String::new();
+        until("bob hears of the edit", async || {
+            // It goes on where it stopped.
+            heard += &bob.run(&["listen", "--timeout", "1"]).await?.exits(0)?.stdout;
+            ensure!(heard.contains("edited: ") && heard.contains("hello (edited) [👍]"), "{heard:?}");
+            Ok(())
+        })
+        .await?;
+        let mailbox = bob.json(&["messages"]).await?;
         let message = &mailbox["messages"][0];
         ensure!((&message["text"], &message["reaction"]) == (&"hello".into(), &"👍".into()), "{mailbox}");
         bob.refused(&["edit", "bob", &id, "forged"], &["no such message of yours"]).await?;

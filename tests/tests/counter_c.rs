@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use replicator_tests::{Scenario, run, scenario, source};
+use replicator_tests::{Scenario, module, run, scenario, source};
 
 /// The module; none, said so, where nothing builds it.
 async fn counter_in_c(s: &Scenario) -> Result<Option<PathBuf>> {
@@ -45,8 +45,8 @@ fn counter_in_c_counts_once_while_its_nodes_die() {
 #[test]
 fn chain_runs_the_counter_in_c_too() {
     scenario(async |s| {
-        let Some(module) = counter_in_c(s).await? else { return Ok(()) };
-        let cluster = s.chain(3, 2, "parallel", &module).await?;
+        let Some(in_c) = counter_in_c(s).await? else { return Ok(()) };
+        let cluster = s.chain(3, 2, "parallel", &in_c).await?;
         for (request, answer) in [("add a 2", "2"), ("add b 9223372036854775807", "9223372036854775807")] {
             let told = cluster.replicator(&["call", request]).await?.exits(0)?;
             ensure!(told.stdout.trim() == answer, "{told:?}");
@@ -54,6 +54,11 @@ fn chain_runs_the_counter_in_c_too() {
         let told = cluster.replicator(&["call", "add b 1"]).await?.exits(0)?;
         ensure!(told.stdout == "error: b would overflow\n", "{told:?}");
         cluster.expect_counter("a", 2).await?;
+        // The one in Rust reads what it writes, and the other way round.
+        for next in [module("counter"), in_c] {
+            cluster.replicator(&["module", "activate", &next.display().to_string()]).await?.exits(0)?;
+            cluster.expect_counter("a", 2).await?;
+        }
         cluster.verify().await?;
         Ok(())
     });

@@ -48,6 +48,9 @@ async fn stopped(s: &Scenario, mode: &str, writes: usize, settings: &str) -> Res
     cluster.init(&module("counter"), &[]).await?;
     let load = Writes::start(&cluster, 0).await?;
     load.advance(writes).await?;
+    if !settings.is_empty() {
+        cluster.wait_status(0, "drops its log", |status| status.purged_log_index > 100).await?;
+    }
     let written = load.stop().await?.len();
     cluster.verify().await?;
     let told = cluster.client()?.status(&cluster[0].client_address, true).await?;
@@ -216,7 +219,8 @@ async fn compared_online(s: &Scenario, mode: &str, settings: &str, writes: usize
     let swapped = cluster.replicator(&["module", "diff", &original, "-o", "json"]).await?.exits(0)?.json()?;
     ensure!(swapped["active"]["module_sha256"] == told["new"]["module_sha256"], "{swapped}");
     ensure!(swapped["differing"] == 0 && swapped["state"]["equal"] == true, "{swapped}");
-    let (hash, copy) = (swapped["active"]["module_sha256"].as_str().context("a hash")?, text(&s.dir().join("copy.wasm")));
+    let (hash, copy) =
+        (swapped["active"]["module_sha256"].as_str().context("a hash")?, text(&s.dir().join("copy.wasm")));
     cluster.replicator(&["module", "download", &hash[..12], &copy]).await?.exits(0)?;
     ensure!(fs::read(&copy)? == fs::read(&rebuilt)?, "another module was downloaded");
     cluster.replicator(&["module", "download", &hash[..12], &copy]).await?.exits(1)?.complains_of(&["can't make"])?;

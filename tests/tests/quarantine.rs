@@ -287,6 +287,9 @@ fn images_of_a_wrong_state_are_given_up() {
             ensure!(divergence.exact && divergence.log_index == executed.log_index.0, "{mode}: {divergence:?}");
             healed(&cluster).await?;
             advance(&loads, 50).await?;
+            // In its next life the planted fault strikes again, if that request is still to be replayed.
+            let imaged = |status: &StatusResponse| status.snapshot_log_index >= executed.log_index.0;
+            cluster.wait_status(2, "has the request in an image", imaged).await?;
             // What is left in its folder is right.
             cluster.kill(&[2])?;
             cluster.restart(2).await?;

@@ -1,7 +1,7 @@
 //! The operator's override: what is left after a loss for ever goes on under a new lineage, keeps what its disk held, and nobody of the old
 //! lineage gets in by mistake.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use replicator_client::proto::{NodeState, StatusResponse};
@@ -193,7 +193,11 @@ fn chain_without_a_disk_of_its_last_epoch_goes_on_from_an_earlier_member() {
         wait_names_recover(&cluster, &[0, 3, 4], "others hold less than was acknowledged").await?;
         recover(&cluster, 3, &["--yes"]).await?.exits(1)?.complains_of(&["in use"])?;
         // Its folder knows of the epoch that it missed once the witnesses' log has reached it, which only the folder shows.
+        let mut lives = 0;
         let account = until("its folder knows that it was left out", async || {
+            // From life to life it has longer to get and write that log; nothing but the folder of a dead node tells.
+            tokio::time::sleep(Duration::from_millis(50 * lives)).await;
+            lives += 1;
             cluster[0].kill()?;
             let account = recover(&cluster, 0, &[]).await?.exits(2)?;
             cluster[0].start(&[])?;

@@ -418,9 +418,10 @@ fn engine_barrier_stops_every_replica_at_one_index_with_an_image_of_it() {
             }
             // The old program doesn't go on from there, and says so.
             cluster.kill(&[1])?;
+            let since = cluster[1].log_bytes();
             cluster[1].start(&[])?;
             until("the old program refuses", async || {
-                let log = cluster[1].told(0)?;
+                let log = cluster[1].told(since)?;
                 ensure!(log.contains("engine-of-tomorrow") && log.contains("start the program"), "{log}");
                 Ok(())
             })

@@ -21,7 +21,7 @@ pub(crate) const SESSIONS_ENTRIES: u64 = 256 * CHECKPOINT_ENTRIES;
 
 /// Whether there is a checkpoint after the entry at `index`; none: it is the strategy's own.
 ///
-/// After each tick, too, so that a cluster with little to do has one a second; and after each activation, which made all of the state anew.
+/// After each tick, too, so that a cluster with sessions and little else to do has one a second; and after each activation, which made all of the state anew.
 #[must_use]
 pub fn is_checkpoint(index: LogIndex, entry: Option<&Entry>) -> bool {
     let is_one = |entry: &Entry| matches!(entry.command, Command::Tick | Command::Activate { .. });

@@ -24,7 +24,7 @@ pub struct Limits {
     pub query_fuel: u64,
     /// Linear memory, in pages of 64 KiB. 1 to 65,535; by default 16,384 (1 GiB). Past it `memory.grow` answers -1.
     pub memory_pages: u32,
-    /// Bytes of one request, and of the application's configuration. 1 to 64 MiB; by default 1 MiB.
+    /// Bytes of one request, and of the application's configuration. 1 byte to 8 MiB; by default 1 MiB.
     pub request_bytes: u32,
     /// Bytes of one output list. 64 to 256 MiB; by default 8 MiB. Also the bytes of replies that are kept for one session
     /// before its window counts as full.

@@ -8,11 +8,9 @@ use replicator_types::{LogIndex, Position};
 
 use crate::{History, Logged, Modules, OfflineError, Saved};
 
-/// A saved snapshot and entries of the same node. All of them are committed.
+/// A saved snapshot and the entries after it, or all entries from the first one on, of the same node. All of them are committed.
 pub struct Collected {
-    saved: Saved,
-    /// Whether the entries follow the snapshot's image; else they begin with the log.
-    after_image: bool,
+    saved: Option<Saved>,
     first: LogIndex,
     entries: Vec<Logged>,
     modules: Arc<Modules>,
@@ -25,20 +23,19 @@ impl Collected {
     /// [`OfflineError::Missing`] if one is missing.
     pub fn after_image(saved: Saved, entries: Vec<Logged>, modules: Vec<Bytes>) -> Result<Self, OfflineError> {
         let first = saved.last().map_or(LogIndex(0), |last| last.index.next());
-        Self::new(saved, true, first, entries, modules)
+        Self::new(Some(saved), first, entries, modules)
     }
 
-    /// Of entries from the log's first one on, and of the modules that they name and the snapshot doesn't have.
+    /// Of entries from the log's first one on, and of the modules that they name.
     ///
     /// # Errors
     /// [`OfflineError::Missing`] if one is missing.
-    pub fn from_genesis(saved: Saved, entries: Vec<Logged>, modules: Vec<Bytes>) -> Result<Self, OfflineError> {
-        Self::new(saved, false, LogIndex(0), entries, modules)
+    pub fn from_genesis(entries: Vec<Logged>, modules: Vec<Bytes>) -> Result<Self, OfflineError> {
+        Self::new(None, LogIndex(0), entries, modules)
     }
 
     fn new(
-        saved: Saved,
-        after_image: bool,
+        saved: Option<Saved>,
         first: LogIndex,
         entries: Vec<Logged>,
         more: Vec<Bytes>,
@@ -47,25 +44,25 @@ impl Collected {
         if let Some((missing, _)) = expected.find(|(expected, logged)| logged.position.index != *expected) {
             return Err(OfflineError::Missing(missing));
         }
-        let mut modules = Modules::before(saved.modules());
+        let mut modules = saved.as_ref().map_or_else(Modules::default, |saved| Modules::before(saved.modules()));
         for module in more {
             modules.add(module);
         }
-        Ok(Self { saved, after_image, first, entries, modules: Arc::new(modules) })
+        Ok(Self { saved, first, entries, modules: Arc::new(modules) })
     }
 }
 
 impl History for Collected {
     fn images(&self) -> Vec<Position> {
-        if self.after_image { self.saved.images() } else { Vec::new() }
+        self.saved.as_ref().map_or_else(Vec::new, Saved::images)
     }
 
     fn image(&self, at: Position) -> Result<Box<dyn Read + '_>, OfflineError> {
-        self.saved.image(at)
+        self.saved.as_ref().ok_or(OfflineError::Empty)?.image(at)
     }
 
     fn purged(&self) -> Option<Position> {
-        if self.after_image { self.saved.last() } else { None }
+        self.saved.as_ref().and_then(Saved::last)
     }
 
     fn last(&self) -> Option<Position> {

@@ -84,15 +84,14 @@ impl Folder {
     pub fn manifest(&self, position: Position) -> Option<&SnapshotManifest> {
         self.images.iter().find(|image| image.position() == position)
     }
-
-    /// Why the last module that was asked for couldn't be read, if so.
-    #[must_use]
-    pub fn module_failure(&self) -> Option<StorageError> {
-        self.modules.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 impl History for Folder {
+    fn no_module(&self, hash: ModuleHash) -> OfflineError {
+        let failed = self.modules.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failed.map_or(OfflineError::NoModule(hash), OfflineError::Storage)
+    }
+
     fn images(&self) -> Vec<Position> {
         // One that is older than the log's beginning leads nowhere.
         let purged = self.log.ends().purged;

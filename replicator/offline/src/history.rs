@@ -46,6 +46,11 @@ pub trait History: Sync {
 
     /// Where its modules come from.
     fn modules(&self) -> Arc<dyn ModuleSource>;
+
+    /// Why a module that [`Self::modules`] was asked for isn't there: it can't be read, or else nobody has it.
+    fn no_module(&self, hash: ModuleHash) -> OfflineError {
+        OfflineError::NoModule(hash)
+    }
 }
 
 /// Modules in memory, before those of another source.

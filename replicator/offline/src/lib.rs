@@ -4,7 +4,7 @@
 //! beside the module's tests. [`Replay`] applies it to a machine up to an index; [`changes`] tells two indices of it apart; [`beside`] runs
 //! another module along with the one that ran; [`check`] tells an author what is wrong with a module, without any cluster.
 //!
-//! Nothing here changes what it reads: no folder is mended, no tail cut off. Needs the machine and the files, and no network, no clock and no
+//! Nothing here changes what it reads: no folder is mended, no tail cut off. Needs the machine and the files, and no network and no
 //! replication: which entries are the machine's, and up to where they are committed, whoever opens a [`Folder`] says.
 
 pub mod beside;

@@ -10,7 +10,7 @@ use crate::{History, OfflineError, Tally};
 /// Entries that are read at once, about.
 const READ_BYTES_MAX: usize = 4 << 20;
 
-/// Called now and then with the index that was reached.
+/// Called after each batch, with the index of the next entry.
 pub type Progress<'a> = &'a mut dyn FnMut(LogIndex);
 
 /// What a machine began with.
@@ -39,7 +39,9 @@ impl<'h> Replay<'h> {
     /// is passed over, with a note.
     ///
     /// # Errors
-    /// [`OfflineError::Unreachable`] if there is no such image and the log begins later; [`OfflineError::Beyond`] if the history ends before.
+    /// [`OfflineError::Unreachable`] if there is no such image and the log begins later; [`OfflineError::Beyond`] if the history ends before;
+    /// [`OfflineError::Empty`] if it has nothing; [`OfflineError::NoModule`], [`OfflineError::Image`] or [`OfflineError::Storage`] if an image
+    /// that is whole can't be used.
     pub fn begin(
         history: &'h dyn History,
         until: LogIndex,
@@ -77,7 +79,7 @@ impl<'h> Replay<'h> {
     ) -> Result<Machine, OfflineError> {
         let mut image = history.image(position)?;
         let machine = Machine::from_image(&mut *image, modules).map_err(|source| match source {
-            ImageError::Refused(Halt::ModuleMissing(hash)) => OfflineError::NoModule(hash),
+            ImageError::Refused(Halt::ModuleMissing(hash)) => history.no_module(hash),
             source => OfflineError::Image { position, source },
         })?;
         // The file's seal is known to be right only at its end.
@@ -157,7 +159,7 @@ impl<'h> Replay<'h> {
                 return each(position, None);
             };
             let applied = machine.apply(position, &entry).map_err(|source| match source {
-                Halt::ModuleMissing(hash) => OfflineError::NoModule(hash),
+                Halt::ModuleMissing(hash) => history.no_module(hash),
                 source => OfflineError::Halt { position, source },
             })?;
             tally.add(&entry, &applied);

@@ -1,6 +1,6 @@
 //! The command line: `replicator COMMAND`.
 //!
-//! Tables for people, `-o json` for programs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 disagreement or damage found.
+//! Tables for people, `-o json` for programs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 disagreement (of replicas, or of one run with another) or damage found.
 
 mod bench;
 mod call;

@@ -28,7 +28,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    fn new(code: Code, reason: pb::ErrorReason, message: String) -> Self {
+    pub(super) fn new(code: Code, reason: pb::ErrorReason, message: String) -> Self {
         let (log_index, digest) = (LogIndex(0), Digest(0));
         Self { code, reason, message, log_index, digest, last_sequence: 0, primary: None }
     }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use replicator_proto::replicator::v1 as pb;
+use replicator_proto::replicator::v1::{self as pb, ErrorReason as Reason};
 use replicator_types::ModuleHash;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{CHUNK_BYTES, deadline, errors::ApiError};
 use crate::{
@@ -60,7 +60,8 @@ pub(super) async fn chunks(node: &Node, sha256: &[u8]) -> Result<impl Iterator<I
     let module = tokio::task::spawn_blocking(move || modules.get(hash)).await;
     let module = module.map_err(|error| Status::internal(error.to_string()))?;
     let module = module.map_err(|error| Status::internal(error.to_string()))?;
-    let module = module.ok_or_else(|| Status::not_found(format!("no module {hash} here")))?;
+    let unknown = || ApiError::new(Code::NotFound, Reason::ModuleUnknown, format!("no module {hash} here"));
+    let module = module.ok_or_else(unknown)?;
     Ok((0..module.len()).step_by(CHUNK_BYTES).map(move |at| module.slice(at..module.len().min(at + CHUNK_BYTES))))
 }
 

@@ -41,7 +41,7 @@ fn node(module: &[u8]) -> Node {
     )
 }
 
-/// A module outside of a machine: what no machine calls before there is a swap.
+/// A module outside of a machine: chunks of any size, and refusals, without a log.
 struct Raw {
     store: Store<()>,
     instance: Instance,

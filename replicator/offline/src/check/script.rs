@@ -216,6 +216,10 @@ impl History for ByModule<'_> {
         self.history.entries(from, to, bytes_max)?.into_iter().map(|logged| self.adapted(logged)).collect()
     }
 
+    fn no_module(&self, hash: ModuleHash) -> OfflineError {
+        self.history.no_module(hash)
+    }
+
     fn modules(&self) -> Arc<dyn ModuleSource> {
         Arc::clone(&self.modules) as Arc<dyn ModuleSource>
     }

@@ -22,7 +22,7 @@ use crate::cli::{
 would refuse the module or couldn't swap it, 3 if what comes out depends on more than the log and the logical state.
 
 Examples:
-  replicator module check target/wasm32-unknown-unknown/wasm/my_app.wasm
+  replicator module check target/wasm32-unknown-unknown/release/my_app.wasm
   replicator module check my_app.wasm --log tests/run.fixture"
 )]
 pub(in crate::cli) struct CheckArgs {

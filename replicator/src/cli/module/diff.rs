@@ -60,7 +60,7 @@ pub(in crate::cli) struct DiffArgs {
     #[arg(long, value_name = "N")]
     until: Option<u64>,
     /// Compare the entries at the log's end too that aren't known to be committed
-    #[arg(long)]
+    #[arg(long, requires = "data_dir")]
     to_end: bool,
     #[command(flatten)]
     output: Output,
@@ -70,7 +70,7 @@ pub(super) async fn run(args: DiffArgs) -> Result<(), Failure> {
     let (until, format) = (args.until.map(LogIndex), args.output.output);
     let Some(folder) = &args.data_dir else {
         let collected = online::collect(&args.endpoints, args.node.as_deref(), format).await?;
-        let until = replay::end(&collected, until, args.to_end)?;
+        let until = replay::end(&collected, until, false)?;
         return compare(&collected, &args.module, until, format);
     };
     let source = Source::open(folder)?;

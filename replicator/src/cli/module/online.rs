@@ -4,16 +4,14 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 use replicator_client::Client;
 use replicator_machine::{Command, Entry, ModuleSource};
-use replicator_offline::{Collected, History as _, Logged, Saved};
+use replicator_offline::{Collected, History as _, Logged, Modules, Saved};
 use replicator_proto::replicator::v1 as pb;
 use replicator_storage::{SavedSnapshot, restrict_umask};
 use replicator_types::{LogIndex, Position, codec};
@@ -23,7 +21,7 @@ use super::{download, nodes};
 use crate::cli::{
     Failure, log,
     output::{self, Format},
-    replay::source::unusable,
+    replay::source::{bar, unusable},
     snapshot::save::{choose, fetch},
     status::survey,
 };
@@ -40,38 +38,30 @@ pub(super) async fn collect(endpoints: &[String], node: Option<&str>, format: Fo
     let has_image = nodes.iter().any(|node| {
         node.endpoint == endpoint && node.status.as_ref().is_ok_and(|status| status.snapshot_log_index > 0)
     });
-    // Without an image the log has everything, and one is taken for the module's sake.
-    let (file, saved) = save(&client, &endpoint, has_image).await?;
-    drop(file);
-    let image = saved.snapshot().head().manifest.position();
     let read = async |from: LogIndex| read(&client, &endpoint, from, format).await;
-    let modules = async |entries: &[Logged]| named(&client, &endpoint, saved.modules(), entries).await;
     if !has_image && let Ok(entries) = read(LogIndex(0)).await? {
-        let modules = modules(&entries).await?;
-        return Collected::from_genesis(saved, entries, modules).map_err(unusable);
+        let modules = named(&client, &endpoint, &Modules::default(), &entries).await?;
+        return Collected::from_genesis(entries, modules).map_err(unusable);
     }
+    let file = Temporary::new();
+    fetch(&client, &endpoint, true, &file.0, false).await?;
+    let saved = SavedSnapshot::open(&file.0).and_then(Saved::new).map_err(log::unreadable)?;
+    drop(file); // It stays readable when its name is gone.
+    let image = saved.snapshot().head().manifest.position();
     match read(image.index.next()).await? {
         Ok(entries) => {
-            let modules = modules(&entries).await?;
+            let modules = named(&client, &endpoint, &*saved.modules(), &entries).await?;
             Collected::after_image(saved, entries, modules).map_err(unusable)
         }
         Err(purged) => Err(anyhow!("{purged}: the node has taken another image meanwhile; try again").into()),
     }
 }
 
-async fn save(client: &Client, endpoint: &str, newest: bool) -> Result<(Temporary, Saved), Failure> {
-    let file = Temporary::new();
-    fetch(client, endpoint, newest, &file.0, false).await?;
-    let saved = SavedSnapshot::open(&file.0).and_then(Saved::new).map_err(log::unreadable)?;
-    // It stays readable when its name is gone.
-    Ok((file, saved))
-}
-
 /// The modules that entries name, and that aren't known.
 async fn named(
     client: &Client,
     endpoint: &str,
-    known: Arc<dyn ModuleSource>,
+    known: &dyn ModuleSource,
     entries: &[Logged],
 ) -> anyhow::Result<Vec<Bytes>> {
     let mut named = BTreeSet::new();
@@ -100,14 +90,12 @@ async fn read(
     let mut batches = match client.admin(endpoint).await?.read_log(request).await {
         Ok(batches) => batches.into_inner(),
         Err(status) if status.code() == Code::OutOfRange => return Ok(Err(status.message().to_owned())),
-        Err(status) => return Err(anyhow!("{}", status.message()).into()),
+        Err(status) => return Err(nodes::told(status).into()),
     };
-    let style = ProgressStyle::with_template("reading {wide_bar} {pos}/{len} entries {per_sec}");
-    let bar = ProgressBar::new(0);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar("reading", from, from);
     let (mut entries, mut bytes) = (Vec::new(), 0);
     loop {
-        let batch = batches.message().await.map_err(|status| anyhow!("{}", status.message()))?;
+        let batch = batches.message().await.map_err(nodes::told)?;
         let batch = batch.ok_or_else(|| anyhow!("the node ended the transfer early"))?;
         if batch.entries.is_empty() {
             break;

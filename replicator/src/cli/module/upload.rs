@@ -12,7 +12,7 @@ use std::{
 use anyhow::anyhow;
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use replicator_proto::replicator::v1::{self as pb, admin_service_client::AdminServiceClient};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -22,6 +22,7 @@ use super::{
     super::{
         Endpoints, Failure, Output, init,
         output::{self, Format},
+        snapshot::saved,
     },
     nodes::{self, Nodes},
 };
@@ -119,7 +120,7 @@ pub(super) fn nodes_json(nodes: &[pb::NodeModule]) -> Value {
 /// Gives a module to one replica, and waits until the others have it and all have checked it.
 pub(in crate::cli) async fn spread(cluster: &Nodes, module: Bytes, wait: Duration) -> anyhow::Result<Uploaded> {
     let bytes = module.len() as u64;
-    let bar = bar(bytes);
+    let bar = saved::bar("uploading", bytes);
     let stored = cluster.call(async |mut admin| send(&mut admin, module.clone(), &bar).await).await?;
     bar.finish_and_clear();
     let mut uploaded = Uploaded { hash: stored.sha256, description: stored.description, bytes, nodes: Vec::new() };
@@ -164,14 +165,6 @@ pub(in crate::cli) async fn send(
     let mut request = tonic::Request::new(futures::stream::iter(chunks));
     request.set_timeout(SEND_MAX);
     Ok(admin.upload_module(request).await?.into_inner())
-}
-
-/// On standard error, if that is a terminal.
-fn bar(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("uploading {wide_bar} {bytes}/{total_bytes}");
-    let bar = ProgressBar::new(bytes);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }
 
 #[cfg(test)]

@@ -68,11 +68,11 @@ fn begin(replay: &mut Replay<'_>, out: BufWriter<File>) -> Result<FixtureWriter<
 
 /// The bytes of the modules that are needed from the entry at `from` on: the one that runs there, and those that were to be activated since.
 fn modules(replay: &mut Replay<'_>, from: LogIndex, activated: BTreeSet<ModuleHash>) -> Result<Vec<Bytes>, Failure> {
-    let source = replay.modules();
+    let (source, history) = (replay.modules(), replay.history());
     let begun_with = replay.machine().modules().iter().rfind(|span| span.from.index < from.max(LogIndex(1)));
     let needed: BTreeSet<_> = begun_with.map(|span| span.module).into_iter().chain(activated).collect();
     // One that no node ever had was never activated either, and the run would have stopped there.
-    let bytes = needed.into_iter().map(|hash| source.module(&hash).ok_or(OfflineError::NoModule(hash)));
+    let bytes = needed.into_iter().map(|hash| source.module(&hash).ok_or_else(|| history.no_module(hash)));
     bytes.collect::<Result<_, _>>().map_err(unusable)
 }
 

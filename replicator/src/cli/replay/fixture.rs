@@ -95,8 +95,8 @@ fn verify(args: &ReplayArgs, fixture: &Fixture) -> Result<(), Failure> {
         }))?,
         Format::Table => {
             println!(
-                "{} and {} up to entry {last}, {:.0} requests/s",
-                output::count(tally.entries() as usize, "entry").replace("entrys", "entries"),
+                "{} entries and {} up to entry {last}, {:.0} requests/s",
+                tally.entries(),
                 output::count(tally.requests() as usize, "request"),
                 state::rate(tally.requests(), took)
             );

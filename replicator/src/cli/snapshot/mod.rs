@@ -3,7 +3,7 @@
 pub(super) mod images;
 mod restore;
 pub(super) mod save;
-mod saved;
+pub(super) mod saved;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};

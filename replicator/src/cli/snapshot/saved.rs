@@ -33,7 +33,7 @@ pub(super) fn described(head: &SavedHead) -> Value {
 }
 
 /// A bar on standard error, if that is a terminal.
-pub(super) fn bar(what: &'static str, bytes: u64) -> ProgressBar {
+pub(in crate::cli) fn bar(what: &'static str, bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
     let bar = ProgressBar::new(bytes).with_prefix(what);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

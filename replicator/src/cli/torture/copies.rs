@@ -167,14 +167,14 @@ fn unreachable(error: replicator_client::Error) -> Status {
 }
 
 /// Whether another attempt may succeed. A connection that breaks is told with various codes.
-fn is_passing(status: &Status) -> bool {
+pub(super) fn is_passing(status: &Status) -> bool {
     let passing = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
     passing.contains(&status.code())
         || is(status, ErrorReason::DiskFull)
         || (status.code() == Code::Internal && reason(status).is_none())
 }
 
-fn is(status: &Status, expected: ErrorReason) -> bool {
+pub(super) fn is(status: &Status, expected: ErrorReason) -> bool {
     // A status names its reason without the prefix.
     reason(status).and_then(|name| ErrorReason::from_str_name(&format!("ERROR_REASON_{name}"))) == Some(expected)
 }

@@ -10,10 +10,13 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use replicator_client::{Client, ErrorReason};
 use replicator_proto::replicator::v1 as pb;
-use tonic::{Code, Request, Status};
-use tonic_types::StatusExt as _;
+use tonic::{Request, Status};
 
-use super::{chance::Chance, world::World};
+use super::{
+    chance::Chance,
+    copies::{is, is_passing},
+    world::World,
+};
 use crate::cli::{
     cluster::{PATIENCE, bundled_module},
     init,
@@ -161,17 +164,4 @@ fn within<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(ATTEMPT);
     request
-}
-
-fn is(status: &Status, reason: ErrorReason) -> bool {
-    let info = status.get_details_error_info();
-    info.is_some_and(|info| format!("ERROR_REASON_{}", info.reason) == reason.as_str_name())
-}
-
-/// The node is away, or has lost its primary: what became of the order isn't known.
-fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal
-    )
 }
