@@ -130,6 +130,9 @@ pub enum ActivationRefusal {
         /// The limit.
         pages: u32,
     },
+    /// The order has come before, and was decided then.
+    #[error("this is a copy of an order that was decided before; nothing was done")]
+    Repeated,
 }
 
 impl From<LoadError> for ActivationRefusal {

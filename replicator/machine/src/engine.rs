@@ -150,8 +150,12 @@ pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     instrument::instrument(&exporting).map_err(LoadError::Compile)
 }
 
-pub(crate) fn compile(instrumented: &[u8]) -> Result<Module, LoadError> {
-    Module::new(engine(), instrumented).map_err(failed)
+/// Memory that the system doesn't give says nothing of the module, and must not become a result.
+pub(crate) fn compile(instrumented: &[u8]) -> Result<Module, Halt> {
+    Module::new(engine(), instrumented).map_err(|error| {
+        let systems = error.chain().any(|cause| cause.is::<rustix::io::Errno>() || cause.is::<io::Error>());
+        if systems { Halt::HostMemory(format!("a module can't be compiled: {error:#}")) } else { failed(error).into() }
+    })
 }
 
 fn failed(error: wasmtime::Error) -> LoadError {

@@ -1,6 +1,6 @@
 //! Which module ran from where, and which engine is in force.
 
-use replicator_types::{ModuleHash, Position};
+use replicator_types::{ModuleHash, Position, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::{activation::ActivationRefusal, entry::Genesis};
@@ -9,6 +9,10 @@ use crate::{activation::ActivationRefusal, entry::Genesis};
 const SPANS_MAX: usize = 1_024;
 /// Bytes of an engine's fingerprint, at most: a history must fit the head of an image.
 pub(crate) const ENGINE_BYTES_MAX: usize = 1 << 10;
+
+/// Orders of activation that are remembered, so that a copy of one, which was proposed again while nobody knew what had become of it, does nothing: many
+/// more than an operator gives in the time in which a copy may still come.
+const ORDERS_MAX: usize = 64;
 
 /// From where on a module ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +30,14 @@ pub struct ModuleSpan {
 pub(crate) struct History {
     modules: Vec<ModuleSpan>,
     engine: String,
+    /// The seeds of the last orders of activation, whatever came of them.
+    orders: Vec<Seed>,
 }
 
 impl History {
     pub(crate) fn begin(genesis: &Genesis) -> Self {
         let first = ModuleSpan { from: Position::default(), module: genesis.module };
-        Self { modules: vec![first], engine: genesis.engine.clone() }
+        Self { modules: vec![first], engine: genesis.engine.clone(), orders: Vec::new() }
     }
 
     /// Checks what an image says: is it a history that began with `genesis` and got to `position`?
@@ -49,6 +55,9 @@ impl History {
         let last = self.modules.last().map_or(first.from, |span| span.from);
         if !self.modules.windows(2).all(follows) || last.index > position.index || last.epoch > position.epoch {
             return Err("modules that can't have followed one another");
+        }
+        if self.orders.len() > ORDERS_MAX {
+            return Err("too many orders of activation");
         }
         if self.engine.len() > ENGINE_BYTES_MAX.max(genesis.engine.len()) {
             return Err("an engine with a long name");
@@ -70,12 +79,30 @@ impl History {
         self.modules.iter().nth_back(1).map(|span| span.module)
     }
 
-    /// Whether `module` may be activated by an entry that expects `expected`, as far as that says.
-    pub(crate) fn may_activate(&self, module: ModuleHash, expected: ModuleHash) -> Result<(), ActivationRefusal> {
+    /// Whether `module` may be activated by the entry of this seed, which expects `expected`, as far as that says.
+    pub(crate) fn may_activate(
+        &self,
+        order: Seed,
+        module: ModuleHash,
+        expected: ModuleHash,
+    ) -> Result<(), ActivationRefusal> {
+        if self.orders.contains(&order) {
+            return Err(ActivationRefusal::Repeated);
+        }
         match self.active() {
             active if active == module => Err(ActivationRefusal::AlreadyActive { module }),
             active if active != expected => Err(ActivationRefusal::Unexpected { active, expected }),
             _ => Ok(()),
+        }
+    }
+
+    /// The entry of this seed has been decided.
+    pub(crate) fn decided(&mut self, order: Seed) {
+        if !self.orders.contains(&order) {
+            if self.orders.len() == ORDERS_MAX {
+                self.orders.remove(0);
+            }
+            self.orders.push(order);
         }
     }
 

@@ -138,10 +138,13 @@ impl Machine {
             (_, None) => Applied::of(Outcome::Refused(Refusal::NoGenesis)),
             (Command::Activate { module, expected }, Some(state)) => {
                 // Nothing has changed yet: without the bytes, the same entry is applied again once they are here.
-                let incoming = state.incoming(*module, *expected, self.modules.as_ref())?;
+                let incoming = state.incoming(entry.seed, *module, *expected, self.modules.as_ref())?;
                 state.time_us = state.time_us.max(entry.time_us);
                 match state.activate(position, incoming) {
-                    Ok(outcome) => Applied::of(outcome),
+                    Ok(outcome) => {
+                        state.history.decided(entry.seed);
+                        Applied::of(outcome)
+                    }
                     Err(halt) => {
                         self.halted = Some(halt.to_string());
                         return Err(halt);
@@ -527,11 +530,12 @@ impl State {
     /// The module that is to be activated, if it may be, as far as that can be told without calling it. Changes nothing.
     fn incoming(
         &self,
+        order: Seed,
         module: ModuleHash,
         expected: ModuleHash,
         modules: &dyn ModuleSource,
     ) -> Result<Result<Arc<Prepared>, ActivationRefusal>, Halt> {
-        if let Err(refusal) = self.history.may_activate(module, expected) {
+        if let Err(refusal) = self.history.may_activate(order, module, expected) {
             return Ok(Err(refusal));
         }
         let prepared = match load(module, modules) {

@@ -66,8 +66,12 @@ impl Trial {
     /// As [`load::check`], and if it can't be compiled.
     pub fn load(bytes: &[u8]) -> Result<Self, LoadError> {
         let info = load::check(bytes)?;
-        let counted = engine::compile(&engine::instrument(bytes)?)?;
-        let plain = instrument::without_counting(|| engine::compile(&engine::instrument(bytes)?))?;
+        let compile = || match engine::compile(&engine::instrument(bytes)?) {
+            Err(Halt::ModuleRefused(refused)) => Err(refused),
+            compiled => compiled.map_err(|halt| LoadError::Compile(halt.to_string())),
+        };
+        let counted = compile()?;
+        let plain = instrument::without_counting(compile)?;
         let counted_bytes = instrument::frame_bytes(bytes).map_err(LoadError::Compile)?;
         Ok(Self { info, counted, plain, counted_bytes })
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use replicator_client::{Client, Error};
-use replicator_machine::engine_fingerprint;
+use replicator_machine::{engine_fingerprint, precompile};
 use replicator_proto::replicator::v1 as pb;
 use serde_json::json;
 
 use super::{
     Endpoints, Failure, Output,
+    module::{download, nodes},
     output::{self, Format},
     status::{Surveyed, survey},
 };
@@ -53,6 +54,9 @@ pub(super) async fn run(args: UpgradeArgs) -> Result<(), Failure> {
             "this stops all replicas at one log index, until programs with the engine {to:?} are started in their place. If that is meant, give --yes"
         )));
     }
+    if to == engine_fingerprint() {
+        check_modules(&client, &endpoint, &nodes).await?;
+    }
     let request = pb::UpgradeEngineRequest { from_engine: from.clone(), to_engine: to.clone() };
     let answered = client.admin(&endpoint).await?.upgrade_engine(request).await;
     let index = answered.map_err(|status| Error::Rpc(Box::new(status)))?.into_inner().log_index;
@@ -61,6 +65,24 @@ pub(super) async fn run(args: UpgradeArgs) -> Result<(), Failure> {
         Format::Table => println!(
             "the barrier is at log index {index}. When `replicator status` shows every replica as halted there, stop them all, and start the new program"
         ),
+    }
+    Ok(())
+}
+
+/// That this program can run the active module, and the one before: there is no way back over the barrier.
+async fn check_modules(client: &Client, endpoint: &str, nodes: &[Surveyed]) -> anyhow::Result<()> {
+    let answers = nodes.iter().filter_map(|node| node.status.as_ref().ok()).filter(|status| !status.witness);
+    let named = answers.flat_map(|status| [&status.module_sha256, &status.previous_module_sha256]);
+    let hashes: BTreeSet<_> = named.filter(|hash| !hash.is_empty()).cloned().collect();
+    for hash in hashes {
+        let module = download::fetch(&mut client.admin(endpoint).await?, &hash).await.map_err(nodes::told)?;
+        let checked = tokio::task::spawn_blocking(move || precompile(&module).map(drop)).await?;
+        checked.with_context(|| {
+            format!(
+                "this program can't run the module {}, which the cluster runs or may go back to. Nothing was done",
+                output::hex(&hash)
+            )
+        })?;
     }
     Ok(())
 }

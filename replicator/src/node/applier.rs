@@ -4,7 +4,6 @@
 //! batches. A module that burns all its fuel holds up this thread and nothing else.
 
 use std::{
-    collections::BTreeMap,
     mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -65,8 +64,6 @@ pub struct AppliedState {
     pub modules: Arc<[ModuleSpan]>,
     /// Rises whenever these change.
     pub modules_changed: u64,
-    /// The modules that entries of activations have named since this process began, or its machine took an image: the last index of each.
-    pub named_modules: Arc<BTreeMap<ModuleHash, LogIndex>>,
     /// The last activation since then that switched, and for how long it held up the machine.
     pub last_switch: Option<(LogIndex, Duration)>,
     /// The module that the machine stands still for, until it has been fetched.
@@ -242,14 +239,12 @@ impl From<String> for Stop {
 struct Swaps {
     modules: Arc<[ModuleSpan]>,
     changed: u64,
-    named: Arc<BTreeMap<ModuleHash, LogIndex>>,
     last: Option<(LogIndex, Duration)>,
 }
 
 impl Swaps {
     /// An activation was applied, which took so long.
     fn applied(&mut self, module: ModuleHash, at: LogIndex, outcome: &Outcome, took: Duration) {
-        Arc::make_mut(&mut self.named).insert(module, at);
         match outcome {
             Outcome::Activated { .. } => {
                 tracing::info!(%module, index = at.0, took_ms = took.as_millis(), "the machine goes on with another module");
@@ -512,7 +507,6 @@ impl Loop {
             module: stats.module_description,
             modules: self.swaps.modules.clone(),
             modules_changed: self.swaps.changed,
-            named_modules: self.swaps.named.clone(),
             last_switch: self.swaps.last,
             awaited_module: None,
             awaited_engine: self.machine.awaits_engine().map(str::to_owned),

@@ -116,10 +116,15 @@ impl LogReading {
         }
         self.pace.sent(records.iter().map(|record| record.payload.len()).sum());
         let entry = |record: Record| -> Result<Committed, ReadLogError> {
-            self.next = record.position.index.next();
-            let entry: Option<Bytes> = if self.chain { Some(record.payload.clone()) } else { command_of(&record)? };
-            Ok((record.position, entry))
+            let position = record.position;
+            self.next = position.index.next();
+            Ok((position, entry_of(record, self.chain)?))
         };
         records.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
     }
+}
+
+/// The entry in a record of a chain's log or of a majority's; none, if that is the strategy's own.
+pub(super) fn entry_of(record: Record, chain: bool) -> Result<Option<Bytes>, CodecError> {
+    if chain { Ok(Some(record.payload)) } else { command_of(&record) }
 }

@@ -100,7 +100,9 @@ impl ApiError {
             RemoveModuleError::Needed { .. } => {
                 Self::new(Code::FailedPrecondition, pb::ErrorReason::ModuleNeeded, error.to_string())
             }
-            RemoveModuleError::Storage(_) => Self::new(Code::Internal, pb::ErrorReason::NotReady, error.to_string()),
+            RemoveModuleError::Log(_) | RemoveModuleError::Storage(_) => {
+                Self::new(Code::Internal, pb::ErrorReason::NotReady, error.to_string())
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use replicator_proto::replicator::v1::{self as pb, ErrorReason as Reason};
 use replicator_types::ModuleHash;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{CHUNK_BYTES, deadline, errors::ApiError};
@@ -33,7 +34,24 @@ fn bytes_of(hash: ModuleHash) -> Bytes {
     Bytes::copy_from_slice(&hash.0)
 }
 
+/// So many uploads are taken in at once: each holds a module in memory, and compiles it.
+static UPLOADS: Semaphore = Semaphore::const_new(4);
+/// How long one may take, its turn included.
+const UPLOAD_MAX: Duration = Duration::from_secs(120);
+
 pub(super) async fn upload(
+    node: &Node,
+    request: Request<Streaming<pb::UploadModuleRequest>>,
+) -> Result<Response<pb::UploadModuleResponse>, Status> {
+    let uploaded = async {
+        let _turn = UPLOADS.acquire().await;
+        take_in(node, request).await
+    };
+    let late = |_| Status::deadline_exceeded(format!("the module did not come within {} s", UPLOAD_MAX.as_secs()));
+    tokio::time::timeout(UPLOAD_MAX, uploaded).await.map_err(late)?
+}
+
+async fn take_in(
     node: &Node,
     request: Request<Streaming<pb::UploadModuleRequest>>,
 ) -> Result<Response<pb::UploadModuleResponse>, Status> {

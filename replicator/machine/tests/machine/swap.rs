@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use replicator_machine::{
-    ActivationRefusal as No, Command, Halt, ImageError, ImageUnavailable, Limits, Machine, ModuleSpan, Outcome,
+    ActivationRefusal as No, Command, Entry, Halt, ImageError, ImageUnavailable, Limits, Machine, ModuleSpan, Outcome,
     PushCursor, RequestResult, StateParts, TrapKind, bench, is_checkpoint, load,
 };
-use replicator_types::{Digest, ModuleHash, Position, Sequence};
+use replicator_types::{Digest, ModuleHash, Position, Seed, Sequence};
 
 use crate::{harness::*, notes::*};
 
@@ -52,7 +52,8 @@ fn begun() -> (Node, Client) {
 
 /// All but what every entry changes.
 fn lasting(machine: &mut Machine) -> StateParts {
-    StateParts { digest: 0, ..machine.state_parts() }
+    // Its history remembers orders that were refused.
+    StateParts { digest: 0, history: 0, ..machine.state_parts() }
 }
 
 fn image(machine: &mut Machine) -> Vec<u8> {
@@ -298,6 +299,36 @@ fn an_order_that_expects_another_module_does_nothing() {
     node.swap(V2);
     let late = node.apply(Command::Activate { module: v2, expected: v1 }).outcome;
     assert_eq!(late, Outcome::ActivationRefused(No::AlreadyActive { module: v2 }), "the same order, come twice");
+    assert_all_equal(&mut node);
+}
+
+#[test]
+fn a_copy_of_an_order_does_nothing_whatever_came_of_the_order() {
+    let (mut node, _) = begun();
+    let (v1, v2) = (hash(&V1.wasm()), node.modules.add(&V2.wasm()));
+    let order = |node: &mut Node, seed, module, expected| {
+        let (at, entry) = node.entry(Command::Activate { module, expected });
+        let entry = Entry { seed: Seed([seed; 16]), ..entry };
+        let outcome = node.machine.apply(at, &entry).expect("the node goes on").outcome;
+        node.log.push((at, entry));
+        outcome
+    };
+    let copied = Outcome::ActivationRefused(No::Repeated);
+    // Refused at first: a copy doesn't come to another verdict.
+    let refused = order(&mut node, 1, v1, v2);
+    assert!(matches!(refused, Outcome::ActivationRefused(No::AlreadyActive { .. })), "{refused:?}");
+    assert!(matches!(order(&mut node, 2, v2, v1), Outcome::Activated { .. }));
+    assert_eq!(order(&mut node, 1, v1, v2), copied);
+    assert_eq!(node.machine.active_module(), Some(v2));
+    // Carried out at first, and taken back by somebody since.
+    assert!(matches!(order(&mut node, 3, v1, v2), Outcome::Activated { .. }));
+    assert_eq!(order(&mut node, 2, v2, v1), copied);
+    assert_eq!(node.machine.active_module(), Some(v1));
+    assert_all_equal(&mut node);
+    for other in 4..70 {
+        order(&mut node, other, v1, v1);
+    }
+    assert!(matches!(order(&mut node, 69, v2, v1), Outcome::ActivationRefused(No::Repeated)), "the last 64 are known");
     assert_all_equal(&mut node);
 }
 

@@ -66,7 +66,7 @@ pub(super) async fn run(args: DownloadArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What the node answers; UNAVAILABLE, if what came is another module, so that the next node is asked.
-pub(super) async fn fetch(admin: &mut AdminServiceClient<Channel>, hash: &[u8]) -> Result<Bytes, Status> {
+pub(in crate::cli) async fn fetch(admin: &mut AdminServiceClient<Channel>, hash: &[u8]) -> Result<Bytes, Status> {
     let request = pb::DownloadModuleRequest { sha256: hash.to_vec().into() };
     let mut chunks = admin.download_module(request).await?.into_inner();
     let mut module = BytesMut::new();

@@ -3,7 +3,7 @@
 pub(super) mod activate;
 mod check;
 pub(super) mod diff;
-mod download;
+pub(super) mod download;
 mod list;
 mod new;
 pub(super) mod nodes;

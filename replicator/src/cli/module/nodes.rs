@@ -143,7 +143,7 @@ fn is_passing(status: &Status) -> bool {
 }
 
 /// A node's answer as an error, with the reason that it gives.
-pub(super) fn told(status: Status) -> anyhow::Error {
+pub(in crate::cli) fn told(status: Status) -> anyhow::Error {
     Error::Rpc(Box::new(status)).into()
 }
 

@@ -44,7 +44,10 @@ pub(super) async fn collect(endpoints: &[String], node: Option<&str>, format: Fo
         return Collected::from_genesis(entries, modules).map_err(unusable);
     }
     let file = Temporary::new();
-    fetch(&client, &endpoint, true, &file.0, false).await?;
+    tokio::select! {
+        fetched = fetch(&client, &endpoint, true, &file.0, false) => drop(fetched?),
+        _ = tokio::signal::ctrl_c() => return Err(anyhow!("interrupted").into()),
+    }
     let saved = SavedSnapshot::open(&file.0).and_then(Saved::new).map_err(log::unreadable)?;
     drop(file); // It stays readable when its name is gone.
     let image = saved.snapshot().head().manifest.position();
@@ -74,7 +77,12 @@ async fn named(
     }
     let mut modules = Vec::new();
     for hash in named.into_iter().filter(|hash| known.module(hash).is_none()) {
-        modules.push(download::fetch(&mut client.admin(endpoint).await?, &hash.0).await.map_err(nodes::told)?);
+        match download::fetch(&mut client.admin(endpoint).await?, &hash.0).await {
+            Ok(module) => modules.push(module),
+            // An order that was refused may name one that nobody needs; else the run says that it lacks it.
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => return Err(nodes::told(status)),
+        }
     }
     Ok(modules)
 }

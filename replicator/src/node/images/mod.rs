@@ -331,6 +331,10 @@ impl NodeImages {
         let own = own.map(|entry| ("its own image".to_owned(), entry.position));
         match from_peer.or(own) {
             Some((whose, position)) => {
+                let manifest = kept.iter().find(|entry| entry.position == position);
+                if let Some(manifest) = manifest.and_then(|entry| entry.manifest.as_ref().ok()) {
+                    self.set_newest(manifest);
+                }
                 let machine =
                     self.machine_of(position).await.map_err(|error| format!("{whose} of {position}: {error}"))?;
                 Ok((machine, format!("{whose} of {position}")))
@@ -383,8 +387,16 @@ impl NodeImages {
 }
 
 impl Images for Arc<NodeImages> {
+    /// The newest that peers may have, as long as there is one: who asks for an image is told of this one's position.
     fn newest(&self) -> Option<Image> {
-        self.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let newest = self.newest.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let good = self.quarantine.gives_images_to();
+        let beyond = newest.as_ref().zip(good).is_some_and(|(newest, good)| newest.position.index > good);
+        let given = beyond.then(|| self.store.list().ok()).flatten().and_then(|kept| {
+            let mut whole = kept.into_iter().rev().filter(|entry| Some(entry.position.index) <= good);
+            whole.find_map(|entry| entry.manifest.ok())
+        });
+        given.map(|given| Image { position: given.position(), group: given.info.extra }).or(newest)
     }
 
     fn get(&self, at_least: Position) -> BoxFuture<'static, Result<Image, String>> {

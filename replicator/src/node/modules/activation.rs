@@ -158,7 +158,7 @@ impl Node {
     }
 
     /// Which modules ran, as of all that was acknowledged before the call.
-    async fn modules_now(&self, deadline: Instant) -> Result<Arc<[ModuleSpan]>, NodeError> {
+    pub(super) async fn modules_now(&self, deadline: Instant) -> Result<Arc<[ModuleSpan]>, NodeError> {
         self.running()?;
         self.check_halted()?;
         self.wait_applied(self.read_index(deadline).await?, deadline).await?;

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -189,7 +190,8 @@ impl Shelf {
                 self.found.send_replace(());
                 return;
             };
-            let checked = self.judge(hash);
+            // A panic is this program's fault, and must not keep other modules from being checked.
+            let checked = panic::catch_unwind(AssertUnwindSafe(|| self.judge(hash))).unwrap_or(Checked::Unknown);
             let mut known = self.known();
             known.waiting.pop_front();
             match checked {

@@ -61,6 +61,8 @@ struct Found {
     tied: Option<(DigestAt, Difference, bool)>,
     /// The last at which it is right.
     agreed: Option<LogIndex>,
+    /// The last at which its state was compared too, where states can be.
+    agreed_states: Option<LogIndex>,
     /// The last at which a majority has the same state.
     confirmed: Option<LogIndex>,
 }
@@ -172,6 +174,9 @@ impl Node {
                 Judgement::Alone => {}
                 Judgement::Agreed { answers, states: same } => {
                     found.agreed = Some(index);
+                    if !states || same > 0 {
+                        found.agreed_states = Some(index);
+                    }
                     let counts = if states { same } else { answers };
                     if (counts + 1) * 2 > replicas {
                         found.confirmed = Some(index);
@@ -227,9 +232,9 @@ impl Node {
         }
         rounds.tied = 0;
         let Some(standing) = standing else { return Ok(()) };
-        // Where it differed, if this machine has been there: it may be behind the images that others gave.
-        let digests = &self.quarantine.digests;
-        let passed = digests.at(standing.index).is_none() || found.agreed >= Some(standing.index);
+        // Before it has come to where it differed, equality says nothing; and equal answers say nothing of states.
+        let equal = if standing.answers { found.agreed } else { found.agreed_states };
+        let passed = equal >= Some(standing.index);
         let renewed = !standing.outvoted || self.quarantine.renewed.load(Ordering::Acquire);
         let is_member = |disk: DiskId| members.iter().any(|member| member.disk == disk);
         let decided = if !is_member(self.disk) {
@@ -240,7 +245,7 @@ impl Node {
         } else {
             !standing.against.iter().any(|(_, disk)| is_member(*disk))
         };
-        if decided || (found.agreed.is_some() && passed && renewed) {
+        if decided || (passed && renewed) {
             let quarantine = self.clone();
             spawn_blocking(move || quarantine.quarantine.lift()).await.expect("removing a file doesn't panic")?;
             running.strategy.stand_back(false);
@@ -270,27 +275,31 @@ impl Node {
         let value = |at: DigestAt| if difference.answers { Some(at.digest) } else { at.state };
         let there =
             answer.digests.iter().find(|at| at.index == own.index).and_then(|at| value(*at)).unwrap_or_default();
-        let began = Narrowed { equal: None, at: (own.index, value(own).unwrap_or_default(), there) };
+        let here = value(own).unwrap_or_default();
+        let mut divergence = Divergence {
+            outvoted,
+            against: against.iter().map(|(member, _)| (member.node.clone(), member.disk)).collect(),
+            answers: difference.answers,
+            equal: None,
+            index: own.index,
+            exact: false,
+            here,
+            there,
+            request: None,
+            found_us: self.seams.clock.now_us(),
+            good: self.quarantine.confirmed(),
+            cleaned: false,
+        };
+        // Durably, before it is asked where it began: a crash meanwhile must not make it trusted again.
+        self.note(divergence.clone()).await?;
+        let began = Narrowed { equal: None, at: (own.index, here, there) };
         let Narrowed { equal, at: (index, here, there) } =
             self.narrow(running, (member.disk, &member.peer_address), began, difference.answers).await;
         let exact = difference.answers && equal.is_some_and(|equal| equal.next() == index);
         let request = if exact { self.request_at(running, index) } else { None };
         // What was confirmed after the difference began can't have been compared with the same others.
-        let good = self.quarantine.confirmed().min(equal);
-        let divergence = Divergence {
-            outvoted,
-            against: against.iter().map(|(member, _)| (member.node.clone(), member.disk)).collect(),
-            answers: difference.answers,
-            equal,
-            index,
-            exact,
-            here,
-            there,
-            request,
-            found_us: self.seams.clock.now_us(),
-            good,
-            cleaned: false,
-        };
+        let good = divergence.good.min(equal);
+        divergence = Divergence { equal, index, exact, here, there, request, good, ..divergence };
         tracing::error!("{}; {FOUND_OUT}", divergence.told());
         self.quarantine.set_remedy(if outvoted {
             "its state is being made anew".into()
@@ -299,6 +308,10 @@ impl Node {
         });
         self.quarantine.renewed.store(false, Ordering::Release);
         self.applier.give(Work::Silence).await;
+        self.note(divergence).await
+    }
+
+    async fn note(self: &Arc<Self>, divergence: Divergence) -> Result<(), replicator_storage::StorageError> {
         let node = self.clone();
         spawn_blocking(move || node.quarantine.keep(divergence)).await.expect("writing a note doesn't panic")
     }

@@ -128,6 +128,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.newest()
     }
 
+    /// None, where there is no image: building one that isn't there would end the process.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Newest> {
+        let newest = self.newest();
+        newest.snapshot().is_ok_and(|snapshot| snapshot.is_some()).then_some(newest)
+    }
+
     /// The image is in the folder already; the machine takes it now.
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, (): ()) -> Result<(), io::Error> {
         let images = self.images.as_ref().ok_or_else(no_images)?;
