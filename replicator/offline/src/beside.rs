@@ -176,7 +176,7 @@ pub enum BesideError {
     #[error("the module would be refused if it were activated: {0}")]
     Refused(ActivationRefusal),
     /// It is the module that runs.
-    #[error("module {0} is the one that ran at that place: there is nothing to compare")]
+    #[error("module {0} is the one that runs: there is nothing to compare")]
     Same(ModuleHash),
 }
 
@@ -211,8 +211,8 @@ struct Pair<'a> {
     hash: ModuleHash,
     modules: Arc<Modules>,
     old: Machine,
-    /// Or why the module can't take the place of the one that is active.
-    new: Result<New, ActivationRefusal>,
+    /// Or why the module can't take the place of the one that is active. After a swap that may be another matter.
+    new: Result<New, BesideError>,
     began: &'a mut dyn FnMut(),
 }
 
@@ -275,8 +275,7 @@ impl<'a> Pair<'a> {
 
     fn finish(self, notes: Vec<String>) -> Result<Compared, BesideError> {
         let Self { hash, mut old, new, .. } = self;
-        let New { machine: mut new, from, state_bytes, tally, differences, traps } =
-            new.map_err(BesideError::Refused)?;
+        let New { machine: mut new, from, state_bytes, tally, differences, traps } = new?;
         let traps = (old.stats().traps - traps, new.stats().traps);
         let (to, active) = (old.applied().unwrap_or_default(), old.active_module().unwrap_or_default());
         let old_is = (active, old.stats().module_description);
@@ -290,15 +289,16 @@ fn take_over(
     old: &mut Machine,
     hash: ModuleHash,
     modules: &Arc<Modules>,
-) -> Result<Result<New, ActivationRefusal>, BesideError> {
+) -> Result<Result<New, BesideError>, OfflineError> {
     let from = old.applied().unwrap_or_default();
     if old.active_module() == Some(hash) {
-        return Err(BesideError::Same(hash));
+        return Ok(Err(BesideError::Same(hash)));
     }
     let mut machine = copy(old, Arc::clone(modules))?;
     let taken = taken(machine.try_module(hash), from)?;
     let (tally, differences, traps) = (Tally::default(), Differences::default(), old.stats().traps);
-    Ok(taken.map(|state_bytes| New { machine, from, state_bytes, tally, differences, traps }))
+    let taken = taken.map(|state_bytes| New { machine, from, state_bytes, tally, differences, traps });
+    Ok(taken.map_err(BesideError::Refused))
 }
 
 /// A machine that is equal to this one.
