@@ -4,6 +4,7 @@ use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use replicator_client::Error;
 use serde_json::{Value, json};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::output;
@@ -74,11 +75,17 @@ fn reason(error: &Error) -> Option<String> {
 
 /// An error and its causes, those left out that it has told already.
 fn words(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
+    error.chain().fold(String::new(), |told, cause| match text(cause) {
         cause if told.contains(&cause) => told,
         cause if told.is_empty() => cause,
         cause => format!("{told}: {cause}"),
     })
+}
+
+/// Of a node's status its message alone.
+fn text(cause: &(dyn std::error::Error + 'static)) -> String {
+    let boxed = cause.downcast_ref::<Box<Status>>().map(|status| &**status);
+    boxed.or_else(|| cause.downcast_ref()).map_or_else(|| cause.to_string(), |status| status.message().to_owned())
 }
 
 /// A command line that could not be understood.
@@ -118,6 +125,12 @@ mod tests {
         for line in ["status", "call json", "call -o table json", "call -- -o json", "status -o"] {
             assert!(!asked(line), "{line}");
         }
+    }
+
+    #[test]
+    fn a_nodes_words_are_told_once() {
+        let error = Error::Rpc(Box::new(Status::not_found("no such module")));
+        assert_eq!(words(&anyhow::Error::new(error).context("n1")), "n1: no such module");
     }
 
     #[test]
