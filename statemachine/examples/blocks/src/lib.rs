@@ -233,7 +233,7 @@ mod tests {
         let (mut harness, _) = blocks(2);
         let records: Vec<u8> = harness.snapshot().concat();
         let zeros = records.iter().filter(|byte| **byte == 0).count();
-        assert!(zeros < records.len() / 100, "{zeros} of {} bytes are zero", records.len());
+        assert!(zeros < records.len() / 50, "{zeros} of {} bytes are zero", records.len());
     }
 
     #[test]
