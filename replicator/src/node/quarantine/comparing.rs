@@ -291,7 +291,8 @@ impl Node {
             cleaned: false,
         };
         // Durably, before it is asked where it began: a crash meanwhile must not make it trusted again.
-        self.note(divergence.clone()).await?;
+        let (node, early) = (self.clone(), divergence.clone());
+        spawn_blocking(move || node.quarantine.note(&early)).await.expect("writing a note doesn't panic")?;
         let began = Narrowed { equal: None, at: (own.index, here, there) };
         let Narrowed { equal, at: (index, here, there) } =
             self.narrow(running, (member.disk, &member.peer_address), began, difference.answers).await;
@@ -308,10 +309,6 @@ impl Node {
         });
         self.quarantine.renewed.store(false, Ordering::Release);
         self.applier.give(Work::Silence).await;
-        self.note(divergence).await
-    }
-
-    async fn note(self: &Arc<Self>, divergence: Divergence) -> Result<(), replicator_storage::StorageError> {
         let node = self.clone();
         spawn_blocking(move || node.quarantine.keep(divergence)).await.expect("writing a note doesn't panic")
     }

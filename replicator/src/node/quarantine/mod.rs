@@ -239,12 +239,17 @@ impl Quarantine {
         self.keep(Divergence { cleaned: true, ..(*found).clone() })
     }
 
+    /// Writes for the next start what is to be known; durable on return.
+    fn note(&self, found: &Divergence) -> Result<(), StorageError> {
+        self.dir.set_quarantine(Some(codec::encode(found)))
+    }
+
     /// Makes this what is known; durable on return. On an error it is known all the same, until the next start.
     fn keep(&self, found: Divergence) -> Result<(), StorageError> {
         self.silent.store(true, Ordering::Release);
-        let note = codec::encode(&found);
-        self.standing.send_replace(Some(Arc::new(found)));
-        self.dir.set_quarantine(Some(note))
+        let found = Arc::new(found);
+        self.standing.send_replace(Some(found.clone()));
+        self.note(&found)
     }
 
     /// The state is as good as any other's again; durable on return.
