@@ -54,7 +54,7 @@ for kind in "$@"; do
     power) run forgetful mounted && run replicator-tests power ;;
     disks) run replicator-tests disks ;;
     transfers)
-      # At every byte: `make test` takes every second one.
+      # At every byte: `make test` takes every seventh one.
       CUT_EVERY=1 ${CARGO:-cargo} test --locked --release -p replicator --lib -- --nocapture transfer_cut && run replicator-tests transfer ;;
   esac || failed+=("$kind")
   echo "$kind: $((SECONDS - began)) s"

@@ -169,7 +169,7 @@ fn subscriber_from_now_on_at_a_node_that_catches_up_is_told_nothing_of_before() 
         for mode in MODES {
             // Slow, so that the node is asked while the image is still on its way. More is kept than the node applies
             // after it, faster than any subscriber reads.
-            let images = "transfer_bytes_per_sec = 200000\n";
+            let images = "transfer_bytes_per_sec = 500000\n";
             let mut cluster = cluster(s, mode, images, &["--retained-push-bytes", "8000000"]).await?;
             let writes = Writes::start(&cluster, 0).await?;
             purged(&cluster, &[0, 1, 2], 1_000).await?;

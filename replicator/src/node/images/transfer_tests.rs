@@ -1,4 +1,4 @@
-//! The transfer of an image, cut at every byte (`CUT_EVERY=1`; else every second one): by the real service and the real client of it, over connections in memory that break where they are told to.
+//! The transfer of an image, cut at every byte (`CUT_EVERY=1`; else every seventh one): by the real service and the real client of it, over connections in memory that break where they are told to.
 
 use std::{
     collections::HashMap,
@@ -395,7 +395,7 @@ fn files(folder: &std::path::Path) -> Vec<String> {
 
 /// Bytes from one cut to the next, by `CUT_EVERY`: all of them take some minutes, and are for `make faults`.
 fn step() -> usize {
-    std::env::var("CUT_EVERY").map_or(2, |step| step.parse().expect("CUT_EVERY is a number from 1"))
+    std::env::var("CUT_EVERY").map_or(7, |step| step.parse().expect("CUT_EVERY is a number from 1"))
 }
 
 /// What all cuts came to.
