@@ -14,6 +14,10 @@ use replicator_offline::{History, Logged, Modules, OfflineError, Replay, beside:
 use replicator_proto::chat::v1::{ChatRequest, Login, ReadNext, Register, Send, chat_request::Action};
 use replicator_types::{ClusterId, Lineage, LogIndex, Position, Seed, Sequence, SessionId, codec};
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const ACCOUNTS: usize = 64;
 const REQUESTS: u64 = 1_000_000;
 const TEXT_BYTES: usize = 64;
