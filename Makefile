@@ -81,7 +81,7 @@ faults: modules build ## Cut links, power, disks and transfers, as root: RUNS=20
 	@CARGO="$(CARGO)" RUNS=$(RUNS) SEED=$(SEED) TEST="$(TEST)" tests/faults.sh $(FAULTS)
 
 fuzz: ## Try random and damaged modules and output lists: SECONDS=60 for each; SEED=, TARGET=loader and CASE= play one again
-	@FUZZ_SECONDS=$(SECONDS_EACH) FUZZ_SEED=$(FUZZ_SEED) FUZZ_TARGET=$(TARGET) FUZZ_CASE=$(CASE) $(CARGO) test --locked --release -p replicator-machine --test fuzz
+	@FUZZ_SECONDS=$(SECONDS_EACH) FUZZ_SEED=$(FUZZ_SEED) FUZZ_TARGET=$(TARGET) FUZZ_CASE=$(CASE) $(CARGO) test --locked --release --workspace --exclude $(WRONG) --test fuzz -- --nocapture
 
 verify: target ## Check formatting, lints, docs, floors and licences; changes nothing
 	$(CARGO) fmt --all --check
