@@ -104,7 +104,7 @@ pub(super) fn end(history: &dyn History, until: Option<LogIndex>, to_end: bool) 
         (Some(until), Some(committed)) if until <= committed => Ok(until),
         (None, Some(committed)) => Ok(committed),
         (Some(until), known) => Err(Failure::Usage(format!(
-            "entry {until} isn't known to be committed: {}. Give --to-end with --until to apply entries that perhaps nobody was told of",
+            "entry {until} isn't known to be committed: {}. Give --to-end too to apply entries that perhaps nobody was told of",
             known.map_or_else(|| "nothing is".to_owned(), |known| format!("{known} is the last one that is"))
         ))),
         (None, None) => Err(Failure::Failed(anyhow!(
