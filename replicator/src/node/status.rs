@@ -201,7 +201,8 @@ impl Node {
     pub(super) async fn watch_health(self: Arc<Self>) {
         loop {
             let begun = self.limits().is_some() && self.check_halted().is_ok();
-            let serves = begun && self.read_index(Instant::now() + HEALTH_TIMEOUT).await.is_ok();
+            let stands = self.applier.state.borrow().awaited_module.is_some();
+            let serves = begun && !stands && self.read_index(Instant::now() + HEALTH_TIMEOUT).await.is_ok();
             self.serving.send_if_modified(|serving| std::mem::replace(serving, serves) != serves);
             tokio::time::sleep(HEALTH_PERIOD).await;
         }
