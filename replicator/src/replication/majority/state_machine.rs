@@ -128,10 +128,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.newest()
     }
 
-    /// None, where there is no image: building one that isn't there would end the process.
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Newest> {
+    /// None, where there is no image and one isn't indispensable: building one that isn't there would end the process.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Newest> {
         let newest = self.newest();
-        newest.snapshot().is_ok_and(|snapshot| snapshot.is_some()).then_some(newest)
+        (force || newest.snapshot().is_ok_and(|snapshot| snapshot.is_some())).then_some(newest)
     }
 
     /// The image is in the folder already; the machine takes it now.
