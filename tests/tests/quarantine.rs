@@ -232,43 +232,45 @@ fn an_operator_decides_between_two() {
 }
 
 #[test]
-fn a_quarantine_outlives_restarts() {
-    scenario(async |s| {
-        for mode in MODES {
-            let mut cluster = cluster(s, mode, "", 2, 100).await?;
-            ask(&cluster, 0).await?;
-            let (_, before) = found_out(&cluster, 2).await?;
-            for wrong_still in [true, false] {
-                if !wrong_still {
-                    cluster[2].behave();
-                }
-                cluster.kill(&[2])?;
-                cluster[2].start(&[])?;
-                // It doesn't answer even once before it is compared.
-                let status = cluster.wait_status(2, "takes part", |status| {
-                    !matches!(status.state(), NodeState::Blank | NodeState::Checking)
-                });
-                let status = status.await?;
-                ensure!(status.state() == NodeState::Quarantined, "{mode}: it is {:?} at first", status.state());
-                let after = status.divergence.context("no divergence")?;
-                ensure!(after == before, "{mode}: {after:?} after {before:?}");
-                if wrong_still {
-                    cluster
-                        .wait_status(2, "is wrong again", |status| status.detail.contains("made anew it differed"))
-                        .await?;
-                    answers_nobody(&cluster, 2).await?;
-                }
-            }
-            healed(&cluster).await?;
-            cluster.expect_counter("z", 7).await?;
-            cluster.verify().await?;
-            // And no longer than that.
-            cluster.kill(&[2])?;
-            let status = cluster.restart(2).await?;
-            ensure!(status.divergence.is_none(), "{mode}: {status:?}");
+fn a_quarantine_outlives_restarts_in_a_majority() {
+    scenario(async |s| outlives_restarts(s, "majority").await);
+}
+
+#[test]
+fn a_quarantine_outlives_restarts_in_a_chain() {
+    scenario(async |s| outlives_restarts(s, "chain").await);
+}
+
+async fn outlives_restarts(s: &Scenario, mode: &str) -> Result<()> {
+    let mut cluster = cluster(s, mode, "", 2, 100).await?;
+    ask(&cluster, 0).await?;
+    let (_, before) = found_out(&cluster, 2).await?;
+    for wrong_still in [true, false] {
+        if !wrong_still {
+            cluster[2].behave();
         }
-        Ok(())
-    });
+        cluster.kill(&[2])?;
+        cluster[2].start(&[])?;
+        // It doesn't answer even once before it is compared.
+        let status = cluster
+            .wait_status(2, "takes part", |status| !matches!(status.state(), NodeState::Blank | NodeState::Checking));
+        let status = status.await?;
+        ensure!(status.state() == NodeState::Quarantined, "{mode}: it is {:?} at first", status.state());
+        let after = status.divergence.context("no divergence")?;
+        ensure!(after == before, "{mode}: {after:?} after {before:?}");
+        if wrong_still {
+            cluster.wait_status(2, "is wrong again", |status| status.detail.contains("made anew it differed")).await?;
+            answers_nobody(&cluster, 2).await?;
+        }
+    }
+    healed(&cluster).await?;
+    cluster.expect_counter("z", 7).await?;
+    cluster.verify().await?;
+    // And no longer than that.
+    cluster.kill(&[2])?;
+    let status = cluster.restart(2).await?;
+    ensure!(status.divergence.is_none(), "{mode}: {status:?}");
+    Ok(())
 }
 
 /// Where the log doesn't reach back any more: a peer's image, and none of those that hold the wrong state.
