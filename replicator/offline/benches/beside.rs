@@ -2,17 +2,17 @@
 //!
 //! Reads the modules that `make modules` builds, or those in the folder that REPLICATOR_MODULES names. Target: 200,000 requests per second.
 
-use std::{io::Read, path::PathBuf, sync::Arc, thread, time::Instant};
+use std::{path::PathBuf, sync::Arc, thread, time::Instant};
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 use replicator_machine::{
-    APPLY_STACK_BYTES_MIN, Command, Entry, Genesis, Limits, Machine, ModuleSource, Outcome, engine_fingerprint,
+    APPLY_STACK_BYTES_MIN, Command, Entry, Genesis, Limits, Machine, Outcome, engine_fingerprint,
 };
-use replicator_offline::{History, Logged, Modules, OfflineError, Replay, beside::beside};
+use replicator_offline::{Collected, History as _, Logged, Modules, Replay, beside::beside};
 use replicator_proto::chat::v1::{ChatRequest, Login, ReadNext, Register, Send, chat_request::Action};
-use replicator_types::{ClusterId, Lineage, LogIndex, Position, Seed, Sequence, SessionId, codec};
+use replicator_types::{ClusterId, Lineage, Position, Seed, Sequence, SessionId, codec};
 
 /// The program's.
 #[global_allocator]
@@ -63,17 +63,14 @@ fn module(name: &str) -> Bytes {
 
 struct Log {
     entries: Vec<Logged>,
-    modules: Arc<Modules>,
     machine: Machine,
 }
 
 impl Log {
-    fn of_chat(wasm: &Bytes) -> Self {
+    fn of_chat(wasm: &Bytes) -> Collected {
         let mut modules = Modules::default();
         let module = modules.add(wasm.clone());
-        let modules = Arc::new(modules);
-        let machine = Machine::new(Arc::clone(&modules) as Arc<dyn ModuleSource>);
-        let mut log = Self { entries: Vec::new(), modules, machine };
+        let mut log = Self { entries: Vec::new(), machine: Machine::new(Arc::new(modules)) };
         log.apply(Command::Genesis(Box::new(Genesis {
             cluster: ClusterId([1; 16]),
             lineage: Lineage(7),
@@ -98,7 +95,7 @@ impl Log {
             };
             log.send(&mut clients[from], action);
         }
-        log
+        Collected::from_genesis(log.entries, vec![wasm.clone()]).expect("none is missing")
     }
 
     fn again(&mut self, client: &mut (SessionId, u64), account: usize) {
@@ -144,35 +141,4 @@ impl Log {
 
 fn name(account: usize) -> String {
     format!("account{account}")
-}
-
-impl History for Log {
-    fn images(&self) -> Vec<Position> {
-        Vec::new()
-    }
-
-    fn image(&self, _: Position) -> Result<Box<dyn Read + '_>, OfflineError> {
-        Err(OfflineError::Empty)
-    }
-
-    fn purged(&self) -> Option<Position> {
-        None
-    }
-
-    fn last(&self) -> Option<Position> {
-        self.entries.last().map(|last| last.position)
-    }
-
-    fn committed(&self) -> Option<LogIndex> {
-        self.last().map(|last| last.index)
-    }
-
-    fn entries(&self, from: LogIndex, to: LogIndex, _: usize) -> Result<Vec<Logged>, OfflineError> {
-        let to = (to.0 as usize).min(self.entries.len()).min(from.0 as usize + 10_000);
-        Ok(self.entries[(from.0 as usize).min(to)..to].to_vec())
-    }
-
-    fn modules(&self) -> Arc<dyn ModuleSource> {
-        Arc::clone(&self.modules) as Arc<dyn ModuleSource>
-    }
 }

@@ -255,6 +255,11 @@ impl Cluster {
         self.wait_until(index, "serve", serving).await
     }
 
+    /// Waits until a replica runs that module.
+    pub(super) async fn wait_module(&self, index: usize, module: &[u8]) -> anyhow::Result<pb::StatusResponse> {
+        self.wait_until(index, "run the module", |status| status.module_sha256 == module).await
+    }
+
     async fn wait_until(
         &self,
         index: usize,

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
+use replicator_offline::Framing;
 use replicator_storage::{DiskLog, Log as _, Record, StorageError};
 use replicator_types::{LogIndex, codec::CodecError};
 use tokio::runtime::Handle;
@@ -44,7 +44,7 @@ pub enum ReadLogError {
 /// Entries on their way out.
 pub struct LogReading {
     log: Arc<DiskLog>,
-    chain: bool,
+    framing: Framing,
     next: LogIndex,
     until: LogIndex,
     ended: bool,
@@ -64,7 +64,7 @@ impl Node {
         let until = applied.ok_or_else(|| ReadLogError::NotReady("this node has applied nothing yet".into()))?;
         let reading = LogReading {
             log: self.log.clone(),
-            chain: self.config.mode == Mode::Chain,
+            framing: framing(self.config.mode),
             next: from,
             until,
             ended: false,
@@ -116,15 +116,17 @@ impl LogReading {
         }
         self.pace.sent(records.iter().map(|record| record.payload.len()).sum());
         let entry = |record: Record| -> Result<Committed, ReadLogError> {
-            let position = record.position;
-            self.next = position.index.next();
-            Ok((position, entry_of(record, self.chain)?))
+            self.next = record.position.index.next();
+            Ok((record.position, (self.framing)(&record)?))
         };
         records.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
     }
 }
 
-/// The entry in a record of a chain's log or of a majority's; none, if that is the strategy's own.
-pub(super) fn entry_of(record: Record, chain: bool) -> Result<Option<Bytes>, CodecError> {
-    if chain { Ok(Some(record.payload)) } else { command_of(&record) }
+/// How a log of that mode frames its entries.
+pub(super) fn framing(mode: Mode) -> Framing {
+    match mode {
+        Mode::Chain => |record| Ok(Some(record.payload.clone())),
+        Mode::Majority => command_of,
+    }
 }

@@ -10,11 +10,14 @@
 
 use std::path::Path;
 
-use replicator_offline::{Folder, Framing, OfflineError};
+use replicator_offline::{Folder, OfflineError};
 use replicator_storage::{Meta, ReadLog, SnapshotEntry, StoppedLog, StoppedNode, StorageError};
 use replicator_types::{LogIndex, Position, codec};
 
-use super::startup::{GROUP_LOG, LOG};
+use super::{
+    reading::framing,
+    startup::{GROUP_LOG, LOG},
+};
 use crate::{
     config::Mode,
     replication::{
@@ -78,7 +81,7 @@ pub fn open(path: &Path) -> Result<Folder, StoppedError> {
         return Err(no_state("it has no log of the application, as a witness hasn't"));
     }
     let log = node.log(LOG)?;
-    let framing: Framing = if chain_mode { |record| Ok(Some(record.payload.clone())) } else { offline::command_of };
+    let framing = framing(if chain_mode { Mode::Chain } else { Mode::Majority });
     let committed = if chain_mode { in_chain(&node, &log)? } else { in_majority(&node, &log)? };
     let committed = committed.max(told_by_peers(node.meta()));
     // What peers have beyond this log's end, it can't give.

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Failure,
     cluster::{Cluster, Place, Setup, bundled_module},
+    module::nodes::word,
     output,
     shape::ModeFlags,
     status,
@@ -132,18 +133,14 @@ const CALL_TRIES: &str =
   replicator query 'REQUEST'    # reads
 ";
 
-/// The application's name in a module's description.
-fn app(description: &str) -> Option<&str> {
-    description.split(' ').next()?.strip_prefix("app=")
-}
-
 async fn live(cluster: &mut Cluster, module: &Path) -> anyhow::Result<()> {
     cluster.start_all().await?;
     cluster.found(module).await?;
     let nodes = cluster.survey().await;
     status::print(&nodes)?;
     let endpoints = cluster.endpoints().join(",");
-    let app = nodes.iter().find_map(|node| app(&node.status.as_ref().ok()?.module_description)).unwrap_or_default();
+    let app =
+        nodes.iter().find_map(|node| word(&node.status.as_ref().ok()?.module_description, "app")).unwrap_or_default();
     let tries = if app == "chat" { CHAT_TRIES } else { CALL_TRIES };
     let programs = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
     let kill = match nodes.len() {

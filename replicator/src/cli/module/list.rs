@@ -12,7 +12,7 @@ use super::{
         Endpoints, Failure, Output,
         output::{self, Format},
     },
-    nodes::{Nodes, short, state_name},
+    nodes::{self, Nodes, short, state_name},
     upload::nodes_json,
 };
 
@@ -36,10 +36,8 @@ pub(super) async fn run(args: ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The value of a word of a description.
 fn word<'a>(module: &'a pb::Module, key: &str) -> &'a str {
-    let words = module.description.split(' ').filter_map(|word| word.split_once('='));
-    words.into_iter().find(|(found, _)| *found == key).map_or("-", |(_, value)| value)
+    nodes::word(&module.description, key).unwrap_or("-")
 }
 
 const fn part(module: &pb::Module) -> &'static str {

@@ -147,6 +147,12 @@ pub(in crate::cli) fn told(status: Status) -> anyhow::Error {
     Error::Rpc(Box::new(status)).into()
 }
 
+/// The value of a word of a module's description.
+pub(in crate::cli) fn word<'a>(description: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = description.split(' ').filter_map(|word| word.split_once('='));
+    words.find_map(|(found, value)| (found == key).then_some(value))
+}
+
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use replicator_machine::{Command, Entry};
+use replicator_offline::Framing;
 use replicator_storage::{DiskLog, Log as _, StorageError};
 use replicator_types::{LogIndex, ModuleHash, codec};
 
-use crate::{
-    config::Mode,
-    node::{AppliedState, Node, NodeError, ReadLogError, reading::entry_of},
-};
+use crate::node::{AppliedState, Node, NodeError, ReadLogError, reading::framing};
 
 /// How long it may take to come to the log's end.
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(5);
@@ -57,8 +55,8 @@ impl Node {
             .into());
         }
         let purged = self.log.ends().purged.map_or(LogIndex(0), |at| at.index);
-        let (log, chain) = (self.log.clone(), self.config.mode == Mode::Chain);
-        let named = tokio::task::spawn_blocking(move || last_named(&log, chain, module));
+        let (log, framing) = (self.log.clone(), framing(self.config.mode));
+        let named = tokio::task::spawn_blocking(move || last_named(&log, framing, module));
         let named = named.await.expect("reading a log doesn't panic")?;
         let needed = needed(&applied, purged, named, module);
         let wanted = || {
@@ -82,7 +80,7 @@ impl Node {
 }
 
 /// The last entry of what is left of the log that names the module, whatever came of it: who replays it needs the bytes.
-fn last_named(log: &DiskLog, chain: bool, module: ModuleHash) -> Result<Option<LogIndex>, ReadLogError> {
+fn last_named(log: &DiskLog, framing: Framing, module: ModuleHash) -> Result<Option<LogIndex>, ReadLogError> {
     let (mut next, mut last) = (log.ends().purged.map_or(LogIndex(0), |purged| purged.index.next()), None);
     loop {
         let records = log.read(next, LogIndex(u64::MAX), READ_BYTES_MAX)?;
@@ -90,7 +88,7 @@ fn last_named(log: &DiskLog, chain: bool, module: ModuleHash) -> Result<Option<L
         next = end.next();
         for record in records {
             let index = record.position.index;
-            let Some(entry) = entry_of(record, chain)? else { continue };
+            let Some(entry) = framing(&record)? else { continue };
             if matches!(codec::decode::<Entry>(&entry)?.command, Command::Activate { module: named, .. } if named == module)
             {
                 last = Some(index);
