@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use forgetful::Disk;
 use replicator_client::{
     Client, Consistency,
-    proto::{NodeState, StatusResponse, replicator_service_client::ReplicatorServiceClient},
+    proto::{NodeState, StatusResponse, WholeState, replicator_service_client::ReplicatorServiceClient},
 };
 use serde_json::Value;
 use tonic::transport::Channel;
@@ -228,6 +228,17 @@ impl Cluster {
     /// If it doesn't.
     pub async fn wait_answers(&self, index: usize) -> Result<StatusResponse> {
         self.wait_status(index, "answers", |_| true).await
+    }
+
+    /// Waits until a node's machine goes on from a peer's image.
+    ///
+    /// # Errors
+    /// With its last status, if it doesn't.
+    pub async fn wait_whole_state(&self, index: usize) -> Result<WholeState> {
+        let entered = |status: &StatusResponse| status.restart.as_ref()?.whole_state.clone().filter(|w| w.entered);
+        let goes_on = |status: &StatusResponse| entered(status).is_some();
+        let status = self.wait_status(index, "goes on from the whole state", goes_on).await?;
+        entered(&status).context("no whole state")
     }
 
     /// Waits until a node's status is as wanted.

@@ -64,12 +64,7 @@ fn wiped_node_takes_the_whole_state_under_load() {
             fs::remove_dir_all(&cluster[2].data_dir)?;
             advance(&loads, 50).await?;
             cluster.restart(2).await?;
-            let status = cluster
-                .wait_status(2, "goes on from the whole state", |status| {
-                    status.restart.as_ref().and_then(|restart| restart.whole_state.as_ref()).is_some_and(|w| w.entered)
-                })
-                .await?;
-            let whole = status.restart.and_then(|restart| restart.whole_state).context("no whole state")?;
+            let whole = cluster.wait_whole_state(2).await?;
             ensure!(whole.bytes == whole.bytes_total && whole.bytes > 0 && whole.log_index > 0, "{mode}: {whole:?}");
             advance(&loads, 50).await?;
             settle(&cluster, loads).await?;

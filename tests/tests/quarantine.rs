@@ -321,12 +321,7 @@ fn an_image_that_another_node_contradicts_is_not_taken() {
         fs::remove_dir_all(&cluster[2].data_dir)?;
         advance(&loads, 50).await?;
         cluster.restart(2).await?;
-        let status = cluster
-            .wait_status(2, "goes on from the whole state", |status| {
-                status.restart.as_ref().and_then(|restart| restart.whole_state.as_ref()).is_some_and(|w| w.entered)
-            })
-            .await?;
-        let whole = status.restart.and_then(|restart| restart.whole_state).context("no whole state")?;
+        let whole = cluster.wait_whole_state(2).await?;
         ensure!(whole.from_node_id == "n2", "{whole:?}");
         settle(&cluster, loads).await?;
         Ok(())

@@ -75,12 +75,7 @@ async fn wipe(cluster: &mut Cluster, replica: usize, index: u64) -> Result<()> {
     cluster.kill(&[replica])?;
     fs::remove_dir_all(&cluster[replica].data_dir)?;
     cluster.restart(replica).await?;
-    let status = cluster
-        .wait_status(replica, "goes on from the whole state", |status| {
-            status.restart.as_ref().and_then(|restart| restart.whole_state.as_ref()).is_some_and(|whole| whole.entered)
-        })
-        .await?;
-    let whole = status.restart.and_then(|restart| restart.whole_state).context("no whole state")?;
+    let whole = cluster.wait_whole_state(replica).await?;
     ensure!(whole.log_index > index, "it could have replayed what was pushed: {whole:?}");
     Ok(())
 }

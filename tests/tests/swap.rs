@@ -317,14 +317,7 @@ fn wiped_node_joins_after_a_swap_by_image_and_is_ready_to_roll_back() {
             cluster.kill(&[2])?;
             fs::remove_dir_all(&cluster[2].data_dir)?;
             cluster.restart(2).await?;
-            let entered = |status: &pb::StatusResponse| {
-                status
-                    .restart
-                    .as_ref()
-                    .and_then(|restart| restart.whole_state.as_ref())
-                    .is_some_and(|whole| whole.entered)
-            };
-            cluster.wait_status(2, "goes on from the whole state", entered).await?;
+            cluster.wait_whole_state(2).await?;
             wait_runs(&cluster, &[2], &v2).await?;
             let store = cluster[2].data_dir.join("modules");
             until("the wiped node has both modules", async || {
